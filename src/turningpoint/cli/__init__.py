@@ -1,0 +1,26 @@
+"""The command line: every module of this package adds its commands to the app."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+from ..errors import SimulationError, TurningpointError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends in one sentence and exit status 2."""
+    from .app import app, no_traceback
+
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    try:
+        with no_traceback():
+            app(args=arguments, prog_name="turningpoint", standalone_mode=True)
+    except SimulationError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except TurningpointError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)

@@ -1,0 +1,109 @@
+"""``turningpoint measure``, ``windows``, ``report``, ``merge``, ``measures``: commands that ask stored runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import TurningpointError
+from ..experiments.merge import merge as run_merge
+from ..measures import MEASURES
+from ..measures import measure as make_measure
+from ..run import Run, open_run
+from .app import Delta, Json, RunFolder, With, app, listed, print_json, print_table, print_windows
+
+
+def measure_all(run: Run, names: list[str]) -> Run:
+    """Measure with the named measures, or with all that apply to the run's model if none is named."""
+    if names:
+        return run.measure(*names)
+    for name in MEASURES.names():
+        try:
+            made = make_measure(name, run.model)
+        except TurningpointError as error:
+            typer.echo(f"left out: {error}", err=True)
+            continue
+        del made
+        run.measure(name)
+    return run
+
+
+@app.command()
+def measure(run: RunFolder, with_: With = None, json: Json = False) -> None:
+    """Read a run's images; what is read is kept beside them."""
+    opened = measure_all(open_run(run), listed(with_))
+    if json:
+        print_json({"run": opened.folder, "features": opened.features()})
+        return
+    typer.echo(f"{opened.folder} holds: {', '.join(opened.features())}.")
+    typer.echo(f"Next: turningpoint windows {run}, turningpoint report {run}")
+
+
+@app.command()
+def windows(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
+    """Print the critical window of every feature, earliest first."""
+    opened = _measured(run)
+    table = opened.windows(delta)
+    if json:
+        order = opened.order(delta=delta)
+        print_json({"run": opened.folder, "delta": delta, "windows": table.to_dict("records"),
+                    "decided_before": order.to_dict("index")})  # fmt: skip
+    else:
+        print_windows(table, opened.schedule.native_unit)
+
+
+@app.command()
+def report(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
+    """Write RUN/report.html and the figures, each with its table."""
+    from ..report import report as write_report
+
+    page = write_report(_measured(run), delta=delta)
+    if json:
+        print_json({"report": page})
+    else:
+        typer.echo(f"Look at {page}.")
+
+
+def _measured(folder: Path) -> Run:
+    run = open_run(folder)
+    return run if run.features() else measure_all(run, [])
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of equal settings.")],
+    out: Annotated[Path, typer.Option(help="The new run's folder.")],
+    json: Json = False,
+) -> None:
+    """Lay runs of equal settings side by side: more images, times or seeds."""
+    merged = run_merge([open_run(folder) for folder in runs], out)
+    sizes = dict(merged.images.sizes)
+    if json:
+        print_json({"run": merged.folder, "sizes": sizes})
+    else:
+        typer.echo(f"{len(runs)} runs are one in {merged.folder}: {sizes}.")
+
+
+@app.command()
+def measures(
+    model: Annotated[str, typer.Option(help="Whose classifier and image size count.")] = "digits",
+    json: Json = False,
+) -> None:
+    """List the measures and what each reads."""
+    from ..models import load
+
+    rows, known = [], load(model)
+    for name in MEASURES.names():
+        try:
+            made = make_measure(name, known)
+        except TurningpointError as error:
+            rows.append([name, "–", "", f"does not apply: {error}"])
+            continue
+        rows += [[made.feature(r), r.kind, r.unit, r.description] for r in made.readings]
+    if json:
+        keys = ("feature", "kind", "unit", "description")
+        print_json({"measures": [dict(zip(keys, row, strict=True)) for row in rows]})
+    else:
+        print_table("Measures", ["feature", "kind", "unit", "note"], rows)

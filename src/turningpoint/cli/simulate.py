@@ -1,0 +1,266 @@
+"""``turningpoint uturn``, ``generate``, ``demo``, ``repeat``, ``check``: commands that simulate."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import TurningpointError
+from ..experiments.generate import generate as run_generate
+from ..experiments.refine import refine as run_refine
+from ..experiments.repeat import repeat as run_repeat
+from ..experiments.step_check import step_check
+from ..experiments.uturn import uturn as run_uturn
+from ..run import Run, open_run
+from .analyse import measure_all
+from .app import (
+    Batch,
+    Delta,
+    Device,
+    Json,
+    RunFolder,
+    With,
+    app,
+    label_of,
+    listed,
+    number,
+    numbers,
+    print_json,
+    print_table,
+    print_windows,
+)
+
+Sampler = Annotated[str, typer.Option(help="ddpm, ddim, euler or heun.")]
+Grid = Annotated[
+    str | None, typer.Option(help="uniform, logsnr, rho, or times by comma. [default: the sampler's usual]")
+]
+Label = Annotated[str | None, typer.Option(help="What the model is told: own, none, or class indices.")]
+Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
+Seed = Annotated[int, typer.Option(help="Of all noise.")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; the same command again continues.")]
+Stored = Annotated[str, typer.Option("--store", help="float32, float16 or uint8.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="A sampler's setting, like eta=0.5; may be given again.")
+]
+Model = Annotated[str, typer.Argument(help="What to simulate: digits, or name?key=value.")]
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs or []:
+        name, _, value = pair.partition("=")
+        try:
+            settings[name] = float(value)
+        except ValueError:
+            raise TurningpointError(f"--set is {pair!r}; accepted: name=number.") from None
+    return settings
+
+
+def _grid(text: str | None) -> Any:
+    return numbers(text, "--grid") if text and text[0].isdigit() else text
+
+
+def _default_out(out: Path | None, kind: str, model: str, seed: int) -> Path:
+    if out is not None:
+        return out
+    return Path("runs") / f"{kind}-{''.join(c if c.isalnum() else '-' for c in model)}-{seed}"
+
+
+def _summary(run: Run, seconds: float) -> dict[str, Any]:
+    sizes = dict(run.images.sizes)
+    summary: dict[str, Any] = {"run": run.folder, "kind": run.kind, "model": run.settings["model"]["name"]}
+    summary |= {"seconds": round(seconds, 3), "sizes": sizes, "complete": run.complete}
+    if run.kind == "uturn":
+        times = run.images.time
+        summary["times"] = [float(t) for t in times]
+        summary["logsnr"] = [float(v) for v in times.logsnr]
+    return summary
+
+
+@app.command()
+def uturn(
+    model: Model,
+    times: Annotated[str | None, typer.Option(help="U-turn times t: a:b:n, or by comma. [0.1:0.9:9]")] = None,
+    logsnr: Annotated[str | None, typer.Option(help="The same as log-SNR.")] = None,
+    native: Annotated[str | None, typer.Option(help="The same in the model's native steps.")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Starting images: a folder, .npz or .npy. [the model's own]")
+    ] = None,
+    generate: Annotated[
+        int | None, typer.Option(help="Start from this many images that the model generates.")
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Take the first ones only. [64 of the model's own, else all]")
+    ] = None,
+    first_item: Annotated[
+        int, typer.Option(help="Number of the first image, for a part of a larger run.")
+    ] = 0,
+    replicates: Annotated[int, typer.Option(help="U-turns of each image at each time.")] = 1,
+    sampler: Sampler = "ddpm",
+    steps: Annotated[int, typer.Option(help="Steps of the full grid from t = 1 to 0.")] = 50,
+    grid: Grid = None,
+    seed: Seed = 0,
+    label: Label = None,
+    prompt: Annotated[str | None, typer.Option(help="For text-to-image models.")] = None,
+    guidance: Guidance = None,
+    out: Out = None,
+    store: Stored = "float32",
+    extend: Annotated[bool, typer.Option("--extend", help="Let a run in --out grow.")] = False,
+    refine: Annotated[int, typer.Option(help="Add this many times where they narrow the windows most.")] = 0,
+    with_: With = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable pictures.")] = False,
+    set_: Set = None,
+    batch: Batch = 64,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Noise starting images to several times and denoise them back."""
+    begun = time.monotonic()
+    run = run_uturn(
+        model,
+        images,
+        times=numbers(times, "--times"),
+        logsnr=numbers(logsnr, "--logsnr"),
+        native=numbers(native, "--native"),
+        replicates=replicates,
+        sampler=sampler,
+        steps=steps,
+        grid=_grid(grid),
+        seed=seed,
+        label=label_of(label),
+        prompt=prompt,
+        guidance=guidance,
+        generate=generate,
+        items=items,
+        first_item=first_item,
+        out=_default_out(out, "uturn", model, seed),
+        store=store,
+        extend=extend,
+        skip_bad=skip_bad,
+        batch=batch,
+        device=device,
+        **_settings(set_),
+    )
+    if with_ or refine:
+        measure_all(run, listed(with_))
+    if refine:
+        run = run_refine(run, refine, batch=batch, device=device)
+    summary = _summary(run, time.monotonic() - begun)
+    if run.measured():
+        summary["windows"] = run.windows().to_dict("records")
+    if json:
+        print_json(summary)
+        return
+    sizes = summary["sizes"]
+    typer.echo(
+        f"{sizes['item']} images x {sizes['replicate']} replicates x {sizes['time']} times are in {run.folder} "
+        f"({summary['seconds']:.1f} s)."
+    )
+    if run.measured():
+        print_windows(run.windows(), run.schedule.native_unit)
+    else:
+        typer.echo(f"Next: turningpoint measure {run.folder}")
+
+
+@app.command()
+def generate(
+    model: Model,
+    n: Annotated[int, typer.Argument(help="How many images.")] = 16,
+    sampler: Sampler = "heun",
+    steps: Annotated[int, typer.Option(help="Steps from t = 1 to 0.")] = 18,
+    grid: Grid = None,
+    seed: Seed = 0,
+    label: Label = None,
+    guidance: Guidance = None,
+    out: Out = None,
+    store: Stored = "float32",
+    set_: Set = None,
+    batch: Batch = 64,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Generate images from noise."""
+    begun = time.monotonic()
+    told = label_of(label)
+    if isinstance(told, str):
+        raise TurningpointError("--label is 'own'; accepted by generate: class indices, or none.")
+    run = run_generate(
+        model, n, sampler=sampler, steps=steps, grid=_grid(grid), seed=seed, label=told, guidance=guidance,
+        out=_default_out(out, "generate", model, seed), store=store, batch=batch, device=device,
+        **_settings(set_),
+    )  # fmt: skip
+    summary = _summary(run, time.monotonic() - begun)
+    if json:
+        print_json(summary)
+    else:
+        typer.echo(f"{n} images are in {run.folder} ({summary['seconds']:.1f} s).")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
+    items: Annotated[int, typer.Option(help="Starting images.")] = 64,
+    batch: Batch = 64,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """When are a handwritten digit's class, slant, stroke and frequencies decided? The built-in model's answer."""
+    from ..report import report as write_report
+
+    begun = time.monotonic()
+    run = run_uturn("digits", replicates=2, items=items, out=out, batch=batch, device=device)
+    measure_all(run, [])
+    page = write_report(run)
+    seconds = time.monotonic() - begun
+    if json:
+        windows = run.windows().to_dict("records")
+        print_json(_summary(run, seconds) | {"report": page, "windows": windows})
+        return
+    print_windows(run.windows(), run.schedule.native_unit)
+    typer.echo(f"Look at {page} ({seconds:.0f} s in all).")
+
+
+@app.command()
+def repeat(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="The new run's folder. [RUN-repeat]")] = None,
+    batch: Batch = 64,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Simulate a run again from its manifest, and compare."""
+    target = out or run.with_name(run.resolve().name + "-repeat")
+    again, apart = run_repeat(open_run(run), target, batch=batch, device=device)
+    if json:
+        print_json({"run": again.folder, "largest_difference": apart})
+    else:
+        typer.echo(f"The repetition is in {again.folder}; its images differ by at most {apart:.3g}.")
+
+
+@app.command()
+def check(
+    run: RunFolder, delta: Delta = 0.1, batch: Batch = 64, device: Device = None, json: Json = False
+) -> None:
+    """Do the windows depend on the step count? Simulate with twice the steps and compare."""
+    table = step_check(open_run(run), delta, batch=batch, device=device)
+    if json:
+        print_json(table.to_dict("records"))
+        return
+    rows = [
+        [
+            str(r["feature"]),
+            number(r["centre"]),
+            number(r["centre_doubled"]),
+            f"{number(r['difference'])} [{number(r['difference_low'])}, {number(r['difference_high'])}]",
+            str(r["verdict"]),
+        ]
+        for _, r in table.iterrows()
+    ]
+    print_table(
+        "Window centres (log-SNR) with the run's steps and twice as many",
+        ["feature", "centre", "doubled", "difference [95 % interval]", "note"],
+        rows,
+    )

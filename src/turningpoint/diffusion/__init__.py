@@ -1,0 +1,1 @@
+"""The mathematics: schedules, denoisers, guidance, grids of times and samplers; it knows no files."""

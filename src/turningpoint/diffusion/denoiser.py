@@ -1,0 +1,202 @@
+r"""Denoisers: the posterior mean of the data given a noisy image, with one time per item.
+
+Whatever a network was trained to predict, it is turned into
+
+.. math:: D(x_t, t, c) = E[x_0 \mid x_t, c],
+
+from which every sampler and every measurement starts.  With :math:`x_t = \alpha x_0 + \sigma
+\varepsilon`, and the network's output written :math:`F`,
+
+==========  ==========================================  =============================================
+predicts    target                                      :math:`x_0` estimate
+==========  ==========================================  =============================================
+epsilon     :math:`\varepsilon`                         :math:`(x_t - \sigma F) / \alpha`
+v           :math:`\alpha \varepsilon - \sigma x_0`     :math:`(\alpha x_t - \sigma F) / (\alpha^2 + \sigma^2)`
+x0          :math:`x_0`                                 :math:`F`
+flow        :math:`\varepsilon - x_0`                   :math:`(x_t - \sigma F) / (\alpha + \sigma)`
+==========  ==========================================  =============================================
+
+(Ho et al. 2020; Salimans & Ho 2022, appendix D; Liu et al. 2023.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TurningpointError, one_of
+from .schedule import Schedule
+
+PREDICTIONS = ("epsilon", "v", "x0", "flow")
+UNCONDITIONAL = -1
+"""The label of an item without a label, so that one batch can hold both."""
+
+
+def expand(value: Tensor, like: Tensor) -> Tensor:
+    """Append axes to ``value`` of shape (B,) so that it broadcasts against ``like`` of shape (B, ...)."""
+    return value.to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+
+class Denoiser(nn.Module, ABC):
+    """A diffusion model: ``model(x_t, t, label=None) -> x0`` (all a user of one needs to know).
+
+    Attributes
+    ----------
+    schedule : Schedule
+        The clock.
+    shape : tuple of int
+        The shape of one item as the sampler sees it: ``(C, H, W)``, or ``(d,)`` for vectors.
+    n_classes : int or None
+        How many labels the model knows; None if it takes none.
+    name : str
+        What `turningpoint.load` would load it by; it is written into a run's manifest.
+    """
+
+    schedule: Schedule
+    shape: tuple[int, ...]
+    n_classes: int | None = None
+    name: str = "custom"
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """E[x_0 | x_t, label].
+
+        Parameters
+        ----------
+        x_t : Tensor (B, *shape)
+            Noisy items.
+        t : Tensor (B,)
+            One time per item.
+        label : Tensor (B,), optional
+            Class indices; -1, or None for all, is unconditional.
+        """
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] to what the sampler works on; the identity unless latent."""
+        return images
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """What the sampler works on to images; the identity unless latent."""
+        return x_0
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        """The shape of one decoded image; that of an item unless latent."""
+        return self.shape
+
+    def conditions(self, conditions: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
+        """The keyword arguments of `forward` for a batch of walks, each with its own condition.
+
+        Parameters
+        ----------
+        conditions : sequence of B mappings
+            Each may hold ``"label"``, an integer.
+        """
+        if self.n_classes is None:
+            return {}
+        labels = [c.get("label", UNCONDITIONAL) for c in conditions]
+        return {"label": torch.tensor(labels, dtype=torch.long, device=device)}
+
+    def check_condition(self, condition: Mapping[str, Any]) -> None:
+        """Raise one sentence if the model cannot take ``condition``."""
+        label = condition.get("label")
+        unknown = sorted(set(condition) - {"label"})
+        if unknown:
+            raise TurningpointError(f"{unknown[0]} is given, but the model {self.name!r} takes none.")
+        if label is not None and self.n_classes is None:
+            raise TurningpointError(f"label is {label}, but the model {self.name!r} takes no labels.")
+        if label is not None and not UNCONDITIONAL <= label < cast(int, self.n_classes):
+            raise TurningpointError(f"label is {label}; accepted: 0 to {cast(int, self.n_classes) - 1}.")
+
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        """The model's own reference classifier, images (B, C, H, W) to logits (B, K), if it has one."""
+        return None
+
+    def starting_images(self) -> tuple[Tensor, Tensor | None] | None:
+        """Real images (N, C, H, W) in [-1, 1] that ship with the model, and their labels (N,), if any."""
+        return None
+
+    def fingerprint_config(self) -> dict[str, Any]:
+        """What identifies the model besides its weights, for the manifest of a run."""
+        return {"class": type(self).__name__, "shape": list(self.shape), "schedule": self.schedule.config()}
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser made of a network that predicts epsilon, v, x0 or flow.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Called as ``network(x_t, native)`` with ``native`` of shape (B,), or as ``network(x_t,
+        native, label)`` if ``n_classes`` is given, label being ``n_classes`` where there is none.
+    schedule : Schedule
+        Its clock.
+    shape : tuple of int
+        The shape of one item.
+    predicts : str
+        One of ``epsilon``, ``v``, ``x0``, ``flow``.
+    n_classes : int, optional
+        How many labels the network knows.
+    name : str
+        For the manifest.
+
+    Raises
+    ------
+    TurningpointError
+        If ``predicts`` is none of the four.
+
+    Examples
+    --------
+    >>> from turningpoint.diffusion.schedule import VP
+    >>> class Zero(nn.Module):                    # predicts no noise at all
+    ...     def forward(self, x, step): return torch.zeros_like(x)
+    >>> model = NetworkDenoiser(Zero(), VP(), (1,), predicts="epsilon")
+    >>> x_t = VP().alpha(torch.tensor([0.5])).reshape(1, 1)
+    >>> model(x_t, torch.tensor([0.5]))
+    tensor([[1.]])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        shape: Sequence[int],
+        predicts: str = "epsilon",
+        n_classes: int | None = None,
+        name: str = "custom",
+    ) -> None:
+        super().__init__()
+        if predicts not in PREDICTIONS:
+            raise one_of("predicts", predicts, PREDICTIONS)
+        self.network, self.schedule, self.shape = network, schedule, tuple(shape)
+        self.predicts, self.n_classes, self.name = predicts, n_classes, name
+
+    def native(self, t: Tensor) -> Tensor:
+        """The time as the network wants it, (B,); the schedule's native clock unless overridden."""
+        return self.schedule.native(t)
+
+    def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The network's own output, (B, *shape)."""
+        if self.n_classes is None:
+            return cast(Tensor, self.network(x_t, self.native(t)))
+        null = torch.full((len(x_t),), self.n_classes, device=x_t.device, dtype=torch.long)
+        known = null if label is None else torch.where(label < 0, null, label)
+        return cast(Tensor, self.network(x_t, self.native(t), known))
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        output = self.raw(x_t, t, label)
+        if self.predicts == "x0":
+            return output
+        alpha_t, sigma_t = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)
+        if self.predicts == "epsilon":
+            return (x_t - sigma_t * output) / alpha_t
+        if self.predicts == "v":
+            return (alpha_t * x_t - sigma_t * output) / (alpha_t**2 + sigma_t**2)
+        return (x_t - sigma_t * output) / (alpha_t + sigma_t)
+
+    def fingerprint_config(self) -> dict[str, Any]:
+        return {**super().fingerprint_config(), "predicts": self.predicts}

@@ -1,0 +1,389 @@
+r"""The clock of a diffusion process.
+
+A schedule is a pair of functions of ``t`` in [0, 1], where 0 is data and 1 is (nearly) pure noise:
+
+.. math:: x_t = \alpha_t x_0 + \sigma_t \varepsilon, \qquad \varepsilon \sim N(0, I),
+
+and everything else follows from it, first of all the log signal-to-noise ratio
+
+.. math:: \lambda_t = \log(\alpha_t^2 / \sigma_t^2),
+
+which falls from :math:`+\infty` at the data to large negative values at the noise and is the one
+clock on which different models can be compared.  Every clock converts both ways: ``alpha(t)``,
+``sigma(t)``, ``logsnr(t)`` and ``native(t)`` one way, ``t(logsnr=...)``, ``t(sigma=...)``,
+``t(alpha=...)`` and ``t(native=...)`` back.
+
+=================  ==============================  =====================  ===========================
+class              alpha, sigma                    native clock           source
+=================  ==============================  =====================  ===========================
+`VP`               log alpha = -t^2 (b1-b0)/4      ``t``                  Song et al. 2021, eq. 32-33
+                   - t b0/2, alpha^2+sigma^2 = 1
+`DiscreteVP`       alpha_n^2 = prod (1 - beta_n)   step ``n = tT - 1``    Ho et al. 2020, eq. 4;
+                                                                          Nichol & Dhariwal 2021, eq. 17
+`EDM`              1, sigma_max t^rho              sigma                  Karras et al. 2022, eq. 5
+`RectifiedFlow`    1 - t, t                        ``1000 t``             Liu et al. 2023
+=================  ==============================  =====================  ===========================
+
+Between two integer steps of a discrete schedule, beta is constant: log alpha^2 is linear in t.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import TurningpointError, one_of
+
+Times = float | Sequence[float] | np.ndarray | Tensor
+"""What a clock accepts: a number, or numbers of any shape; one time per item is ``(B,)``."""
+
+
+def _tensor(value: Times) -> Tensor:
+    """A floating tensor: numbers and integers become float64, floating tensors stay as they are."""
+    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+class Schedule(ABC):
+    """The noise schedule of one model; all methods act elementwise on tensors of any shape.
+
+    Attributes
+    ----------
+    t_min : float
+        The smallest positive time that a sampler's grid visits (the last step goes from there to 0).
+    native_unit : str
+        What ``native`` counts, for the labels of axes.
+    """
+
+    t_min: float = 1e-3
+    native_unit: str = "t"
+
+    @abstractmethod
+    def alpha(self, t: Times) -> Tensor:
+        """The signal's factor alpha_t, of the shape of ``t``."""
+
+    @abstractmethod
+    def sigma(self, t: Times) -> Tensor:
+        """The noise's standard deviation sigma_t, of the shape of ``t``."""
+
+    def logsnr(self, t: Times) -> Tensor:
+        """lambda_t = log(alpha_t^2 / sigma_t^2), of the shape of ``t``; +inf at the data."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def native(self, t: Times) -> Tensor:
+        """The model's own time at ``t`` (see `native_unit`), of the shape of ``t``."""
+        return _tensor(t)
+
+    def t(
+        self,
+        *,
+        logsnr: Times | None = None,
+        sigma: Times | None = None,
+        alpha: Times | None = None,
+        native: Times | None = None,
+    ) -> Tensor:
+        """The time at which one clock shows the given value; exactly one clock is given.
+
+        Raises
+        ------
+        TurningpointError
+            If none or several clocks are given.
+
+        Examples
+        --------
+        >>> clock = VP()
+        >>> round(float(clock.t(logsnr=clock.logsnr(0.3))), 6)
+        0.3
+        """
+        clocks = {"logsnr": logsnr, "sigma": sigma, "alpha": alpha, "native": native}
+        given = {name: value for name, value in clocks.items() if value is not None}
+        if len(given) != 1:
+            raise TurningpointError(
+                f"t() takes exactly one of logsnr, sigma, alpha, native; {len(given)} were given."
+            )
+        ((name, value),) = given.items()
+        inverse: Tensor = getattr(self, f"_t_from_{name}")(_tensor(value))
+        return inverse
+
+    @abstractmethod
+    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _t_from_sigma(self, sigma: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _t_from_alpha(self, alpha: Tensor) -> Tensor: ...
+
+    def _t_from_native(self, native: Tensor) -> Tensor:
+        return native
+
+    def snap(self, t: Times) -> Tensor:
+        """The nearest time that the model's network knows: ``t`` itself unless steps are discrete."""
+        return _tensor(t)
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The settings that rebuild this schedule, with its class under ``"kind"``."""
+
+    def __repr__(self) -> str:
+        config = self.config()
+        settings = ", ".join(f"{k}={v}" for k, v in config.items() if k != "kind")
+        return f"{config['kind']}({settings})"
+
+
+class _VariancePreserving(Schedule):
+    """alpha^2 + sigma^2 = 1, given through L(t) = log alpha_t^2 and its inverse."""
+
+    @abstractmethod
+    def _log_alpha_sq(self, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _t_from_log_alpha_sq(self, log_alpha_sq: Tensor) -> Tensor: ...
+
+    def alpha(self, t: Times) -> Tensor:
+        return (self._log_alpha_sq(_tensor(t)) / 2).exp()
+
+    def sigma(self, t: Times) -> Tensor:
+        return (-torch.expm1(self._log_alpha_sq(_tensor(t)))).clamp_min(0).sqrt()
+
+    def logsnr(self, t: Times) -> Tensor:
+        log_alpha_sq = self._log_alpha_sq(_tensor(t))
+        return log_alpha_sq - (-torch.expm1(log_alpha_sq)).clamp_min(0).log()
+
+    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor:
+        return self._t_from_log_alpha_sq(F.logsigmoid(logsnr))
+
+    def _t_from_sigma(self, sigma: Tensor) -> Tensor:
+        return self._t_from_log_alpha_sq(torch.log1p(-sigma.square()))
+
+    def _t_from_alpha(self, alpha: Tensor) -> Tensor:
+        return self._t_from_log_alpha_sq(2 * alpha.log())
+
+
+class VP(_VariancePreserving):
+    """Continuous variance-preserving schedule with beta linear in t (Song et al. 2021, eq. 32-33).
+
+    Parameters
+    ----------
+    beta_min, beta_max : float
+        The rate of noising at t = 0 and at t = 1.
+
+    Examples
+    --------
+    >>> VP().t(alpha=(2 ** 0.5 - 1) ** 0.5)   # where two deltas lose their stability
+    tensor(0.2926, dtype=torch.float64)
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        if not 0 < beta_min <= beta_max:
+            raise TurningpointError(
+                f"beta_min, beta_max are {beta_min}, {beta_max}; accepted: 0 < beta_min <= beta_max."
+            )
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    def _log_alpha_sq(self, t: Tensor) -> Tensor:
+        return -t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
+
+    def _t_from_log_alpha_sq(self, log_alpha_sq: Tensor) -> Tensor:
+        # the positive root of (b1 - b0) t^2 / 2 + b0 t + L = 0, in the form that does not cancel
+        slope = self.beta_max - self.beta_min
+        root = (self.beta_min**2 - 2 * slope * log_alpha_sq).sqrt()
+        return -2 * log_alpha_sq / (self.beta_min + root)
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": "vp", "beta_min": self.beta_min, "beta_max": self.beta_max}
+
+
+class DiscreteVP(_VariancePreserving):
+    """A DDPM's table of T betas; native step ``n`` in 0..T-1 is the time ``t = (n + 1) / T``.
+
+    Data (t = 0) is the native step -1.  Build one from a named family with `DiscreteVP.named`.
+
+    Parameters
+    ----------
+    betas : sequence of T floats in (0, 1)
+        The variance added at each step.
+    name : str, optional
+        The family's name, for the manifest.
+
+    Examples
+    --------
+    >>> clock = DiscreteVP.named("linear")
+    >>> clock.t(native=499), clock.native(0.5), round(float(clock.logsnr(0.5)), 2)
+    (tensor(0.5000, dtype=torch.float64), tensor(499., dtype=torch.float64), -2.46)
+    """
+
+    native_unit = "step"
+    FAMILIES = ("linear", "scaled_linear", "cosine")
+
+    def __init__(self, betas: Times, name: str = "table") -> None:
+        table = _tensor(betas).to(torch.float64).flatten()
+        if len(table) < 1 or not bool(((table > 0) & (table < 1)).all()):
+            raise TurningpointError("betas must be one or more numbers between 0 and 1.")
+        self.betas, self.name, self.steps = table, name, len(table)
+        self.t_min = 1 / self.steps
+        zero = torch.zeros(1, dtype=torch.float64)
+        self._table = torch.cat([zero, torch.log1p(-table).cumsum(0)])  # L at t = k / T, k = 0..T
+
+    @classmethod
+    def named(
+        cls,
+        family: str,
+        steps: int = 1000,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+    ) -> DiscreteVP:
+        """``linear`` (Ho et al. 2020), ``scaled_linear`` (Stable Diffusion) or ``cosine``.
+
+        Parameters
+        ----------
+        family : str
+            One of `FAMILIES`.
+        steps : int
+            T, the number of native steps.
+        beta_start, beta_end : float, optional
+            The first and last beta; by default 1e-4 to 0.02, for ``scaled_linear`` 8.5e-4 to 0.012.
+        """
+        if family not in cls.FAMILIES:
+            raise one_of("schedule", family, cls.FAMILIES)
+        if family == "cosine":
+            u = torch.arange(steps + 1, dtype=torch.float64) / steps
+            alpha_sq = ((u + 0.008) / 1.008 * math.pi / 2).cos().square()
+            return cls((1 - alpha_sq[1:] / alpha_sq[:-1]).clamp_max(0.999), family)
+        default = (1e-4, 0.02) if family == "linear" else (8.5e-4, 0.012)
+        first = default[0] if beta_start is None else beta_start
+        last = default[1] if beta_end is None else beta_end
+        if family == "linear":
+            return cls(torch.linspace(first, last, steps, dtype=torch.float64), family)
+        roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64)
+        return cls(roots.square(), family)
+
+    def _log_alpha_sq(self, t: Tensor) -> Tensor:
+        table = self._table.to(t.device)
+        position = t.to(torch.float64) * self.steps
+        k = position.floor().clamp(0, self.steps - 1).long()
+        value = table[k] + (position - k) * (table[k + 1] - table[k])
+        return value.to(t.dtype)
+
+    def _t_from_log_alpha_sq(self, log_alpha_sq: Tensor) -> Tensor:
+        table = self._table.to(log_alpha_sq.device)
+        value = log_alpha_sq.to(torch.float64)
+        k = (torch.searchsorted(-table, (-value).contiguous(), right=True) - 1).clamp(0, self.steps - 1)
+        t = (k + (value - table[k]) / (table[k + 1] - table[k])) / self.steps
+        return t.to(log_alpha_sq.dtype)
+
+    def native(self, t: Times) -> Tensor:
+        return _tensor(t) * self.steps - 1
+
+    def _t_from_native(self, native: Tensor) -> Tensor:
+        return (native + 1) / self.steps
+
+    def snap(self, t: Times) -> Tensor:
+        return (_tensor(t) * self.steps).round() / self.steps
+
+    def config(self) -> dict[str, Any]:
+        ends = {"beta_start": float(self.betas[0]), "beta_end": float(self.betas[-1])}
+        return {"kind": "ddpm", "family": self.name, "steps": self.steps, **ends}
+
+
+class EDM(Schedule):
+    """Variance-exploding schedule in the clock of Karras et al. 2022: alpha = 1, sigma = sigma_max t^rho.
+
+    Equal steps in ``t`` are equal steps in sigma^(1/rho): EDM's grid of n noise levels is uniform
+    in t between ``t_min = t(sigma=sigma_min)`` and 1.  The clock itself is not clamped: it answers
+    for every sigma >= 0, and sigma(0) = 0 is data.
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        The range of a sampler's grid.
+    rho : float
+        The exponent of the grid.
+
+    Examples
+    --------
+    >>> EDM().t(sigma=80.0), EDM().t(sigma=0.0)
+    (tensor(1., dtype=torch.float64), tensor(0., dtype=torch.float64))
+    """
+
+    native_unit = "sigma"
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+        if not (0 < sigma_min < sigma_max and rho > 0):
+            raise TurningpointError(
+                f"sigma_min, sigma_max, rho are {sigma_min}, {sigma_max}, {rho}; "
+                "accepted: 0 < sigma_min < sigma_max and rho > 0."
+            )
+        self.sigma_min, self.sigma_max, self.rho = float(sigma_min), float(sigma_max), float(rho)
+        self.t_min = (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+
+    def alpha(self, t: Times) -> Tensor:
+        return torch.ones_like(_tensor(t))
+
+    def sigma(self, t: Times) -> Tensor:
+        return self.sigma_max * _tensor(t) ** self.rho
+
+    def native(self, t: Times) -> Tensor:
+        return self.sigma(t)
+
+    def _t_from_sigma(self, sigma: Tensor) -> Tensor:
+        return (sigma / self.sigma_max) ** (1 / self.rho)
+
+    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor:
+        return self._t_from_sigma((-logsnr / 2).exp())
+
+    def _t_from_alpha(self, alpha: Tensor) -> Tensor:
+        raise TurningpointError("t(alpha=...) has no answer here: alpha is 1 at every time.")
+
+    def _t_from_native(self, native: Tensor) -> Tensor:
+        return self._t_from_sigma(native)
+
+    def config(self) -> dict[str, Any]:
+        ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        return {"kind": "edm", **ends, "rho": self.rho}
+
+
+class RectifiedFlow(Schedule):
+    """x_t = (1 - t) x_0 + t eps (Liu et al. 2023); native steps run from 0 to ``steps``.
+
+    Examples
+    --------
+    >>> RectifiedFlow().t(logsnr=0.0), RectifiedFlow().native(0.5)
+    (tensor(0.5000, dtype=torch.float64), tensor(500., dtype=torch.float64))
+    """
+
+    native_unit = "step"
+
+    def __init__(self, steps: int = 1000) -> None:
+        self.steps = int(steps)
+
+    def alpha(self, t: Times) -> Tensor:
+        return 1 - _tensor(t)
+
+    def sigma(self, t: Times) -> Tensor:
+        return _tensor(t)
+
+    def native(self, t: Times) -> Tensor:
+        return _tensor(t) * self.steps
+
+    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor:
+        return torch.sigmoid(-logsnr / 2)
+
+    def _t_from_sigma(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def _t_from_alpha(self, alpha: Tensor) -> Tensor:
+        return 1 - alpha
+
+    def _t_from_native(self, native: Tensor) -> Tensor:
+        return native / self.steps
+
+    def config(self) -> dict[str, Any]:
+        return {"kind": "flow", "steps": self.steps}

@@ -1,0 +1,1 @@
+"""One file per question: the walks it needs and the analysis it does."""

@@ -1,0 +1,147 @@
+"""Generation from pure noise: the plainest experiment, and where starting images can come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
+from ..diffusion.grid import Grid
+from ..diffusion.sampler import Sampler
+from ..errors import TurningpointError
+from ..run import Run
+from ..simulation.collect import Progress, Unit
+from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
+from ..simulation.progress import shown
+from ..simulation.walk import FromNoise, Record, Walk
+from .planning import CHUNK, Setup, check_store, digest, find_or_create, image_dims, record_settings, simulate
+
+
+def generate(
+    model: str | Denoiser,
+    n: int | None = None,
+    *,
+    noise: Any = None,
+    sampler: str | Sampler = "heun",
+    steps: int = 18,
+    grid: str | Grid | Sequence[float] | None = None,
+    seed: int = 0,
+    label: int | Sequence[int] | None = None,
+    guidance: float | None = None,
+    record: Sequence[Record] = (),
+    out: str | Path | None = None,
+    store: str = "float32",
+    batch: int = 64,
+    device: str | None = None,
+    progress: Progress | str | None = "auto",
+    command: str = "",
+    **sampler_settings: float,
+) -> Run:
+    """Generate images from pure noise at t = 1.
+
+    Parameters
+    ----------
+    model : str or Denoiser
+        What `turningpoint.load` takes.
+    n : int
+        How many images; not needed if ``noise`` is an array.
+    noise : array (B, *shape), or Noise, optional
+        Standard normal start noise z in place of the seed's, x_1 = sigma(1) z; the draws of a stochastic
+        sampler still come from the seed.  Or a `Noise` that answers every draw.
+    sampler, steps, grid, seed, guidance, out, store, batch, device, progress, command
+        As in `uturn`.
+    label : int or sequence of n ints, optional
+        The classes to generate.
+    record : sequence of Record
+        What else to keep: states or estimates on the way.
+
+    Returns
+    -------
+    Run
+        ``run.images`` is (item, channel, y, x), or (item, feature) for vectors.
+
+    Raises
+    ------
+    TurningpointError
+        For bad arguments, or if ``out`` holds another run.
+
+    Examples
+    --------
+    >>> import turningpoint as tp
+    >>> tp.generate("digits", 3, steps=2, label=[1, 2, 3], progress=None).images.shape
+    (3, 1, 28, 28)
+    """
+    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
+    check_store(store)
+    shape, source, given = setup.base.shape, SeededNoise(setup.seed), None
+    if noise is not None and hasattr(noise, "draw"):
+        draws: Noise = noise
+    elif noise is not None:
+        given = np.asarray(noise.detach().cpu() if isinstance(noise, Tensor) else noise, dtype=np.float32)
+        if given.shape[1:] != shape or n not in (None, len(given)):
+            wanted = "B" if n is None else n
+            raise TurningpointError(
+                f"noise has shape {given.shape}; accepted: ({wanted}, {', '.join(map(str, shape))})."
+            )
+        n = len(given)
+        draws = RecordedNoise({Address(i): z[None] for i, z in enumerate(given)}, otherwise=source)
+    else:
+        draws = source
+    if n is None or isinstance(n, bool) or int(n) != n or n < 1:
+        raise TurningpointError(f"n is {n}; accepted: a whole number of at least 1, or noise.")
+    conditions = _labels(label, int(n))
+    for condition in conditions:
+        setup.base.check_condition(condition)
+    settings = setup.settings() | {"store": store, "record": record_settings(record)}
+    settings["noise"] = (
+        digest(given) if given is not None else None if noise is None else type(noise).__name__
+    )
+    told: Any = conditions[0] if all(c == conditions[0] for c in conditions) else conditions
+    axes = {"items": int(n), "condition": told}
+    run_store, known = find_or_create(out, "generate", settings, axes, command)
+    if known != axes:
+        raise TurningpointError(f"out is {str(out)!r}, which holds another run; its images or labels differ.")
+    chunk, inner = min(CHUNK, n), setup.base.decoded_shape
+    with run_store.exclusive():
+        attrs = {"packing": store, "range": "[-1, 1]"}
+        run_store.require("images", ("item", *image_dims(inner)), (n, *inner), (chunk, *inner), store, attrs)
+        run_store.require("done", ("item",), (n,), (chunk,), "bool")
+        for one in record:
+            at = np.array(one.times)
+            run_store.require(f"{one.name}_t", (f"{one.name}_time",), at.shape, at.shape, "float64")
+            run_store.write(f"{one.name}_t", at)
+        labels = np.array([c.get("label", UNCONDITIONAL) for c in conditions])
+        run_store.require("label", ("item",), (n,), (n,), "int64")
+        run_store.write("label", labels)
+    times = setup.grid.times(setup.schedule)
+    units = []
+    for block in range(0, n, chunk):
+        size = min(chunk, n - block)
+        walks = _walks(block, times, conditions, record)
+        units.append(Unit(str(block), (slice(block, block + size),), walks, size, len(times) - 1))
+    run = Run(run_store, setup.base)
+    with shown(progress, "images") as bar:
+        simulate(run_store, units, setup.engine(batch, draws), record, bar)
+    return run
+
+
+def _labels(label: int | Sequence[int] | None, n: int) -> list[dict[str, Any]]:
+    if label is None:
+        return [{}] * n
+    labels = np.atleast_1d(np.asarray(label.cpu() if isinstance(label, Tensor) else label)).astype(int)
+    if labels.size not in (1, n):
+        raise TurningpointError(f"label holds {labels.size} classes for {n} images.")
+    return [{} if v == UNCONDITIONAL else {"label": int(v)} for v in np.broadcast_to(labels, n)]
+
+
+def _walks(
+    block: int, times: np.ndarray, conditions: Sequence[dict[str, Any]], records: Sequence[Record]
+) -> Callable[[Sequence[int]], list[Walk]]:
+    def make(offsets: Sequence[int]) -> list[Walk]:
+        return [Walk(Address(block + i), FromNoise(), times, conditions[block + i], records) for i in offsets]
+
+    return make

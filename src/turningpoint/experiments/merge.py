@@ -1,0 +1,187 @@
+"""Merging runs of equal settings that were made apart.
+
+Two runs belong together if they differ in nothing but the seed and the axes.  Their walks are laid
+side by side by their own coordinates: a starting image (with its number and condition), a time,
+and a replicate of a seed.  A walk that none of the runs holds leaves a gap, which the statistics pass over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import TurningpointError
+from ..run import Run
+from ..simulation.store import Store
+from .planning import CHUNK, differences, digest
+
+
+def merge(runs: Sequence[Run], out: str | Path | None = None) -> Run:
+    """One run that holds the walks of several U-turn runs.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        At least one; of equal settings but for the seed.
+    out : path, optional
+        The new run's folder; None keeps it in memory.
+
+    Returns
+    -------
+    Run
+        Without readings: measure it.
+
+    Raises
+    ------
+    TurningpointError
+        If their settings differ, or ``out`` holds a run.
+
+    Examples
+    --------
+    >>> import turningpoint as tp
+    >>> x = tp.load("digits").starting_images()[0]
+    >>> a = tp.uturn("digits", x[:2], times=[0.5], steps=3, progress=None)
+    >>> b = tp.uturn("digits", x[2:4], times=[0.5], steps=3, first_item=2, progress=None)
+    >>> tp.merge([a, b]).images.sizes["item"]
+    4
+    """
+    first = _check(runs, out)
+    items: dict[tuple[int, str, str], tuple[Run, int]] = {}
+    replicates: dict[tuple[int, int], int] = {}
+    times: dict[float, int] = {}
+    for run in runs:
+        for key, index in _items(run).items():
+            items.setdefault(key, (run, index))
+        for replicate in range(run.store.read("done").shape[1]):
+            replicates.setdefault((_seed(run), replicate), len(replicates))
+        for t in run.store.read("t"):
+            times.setdefault(round(float(t), 12), len(times))
+    rows = {key: row for row, key in enumerate(sorted(items, key=lambda k: k[0]))}
+    store = Store.create(out, _manifest(runs, rows, replicates, times, items))
+    _lay_out(store, first, rows, replicates, times, items)
+    for run in runs:
+        here = np.array([rows[key] for key in _items(run)])
+        at = [times[round(float(t), 12)] for t in run.store.read("t")]
+        done = run.store.read("done")
+        for replicate in range(done.shape[1]):
+            there = replicates[_seed(run), replicate]
+            for k, time in enumerate(at):
+                flags = store.read("done", (slice(None), there, time)).astype(bool)
+                new = here[done[:, replicate, k]]
+                for name in _walk_arrays(run):
+                    whole = store.read(name, (slice(None), there, time)).copy()
+                    whole[new] = run.store.read(name, (slice(None), replicate, k))[done[:, replicate, k]]
+                    store.write(name, whole, (slice(None), there, time))
+                flags[new] = True
+                store.write("done", flags, (slice(None), there, time))
+    return Run(store, first._model)
+
+
+def _check(runs: Sequence[Run], out: str | Path | None) -> Run:
+    if not runs:
+        raise TurningpointError("runs is empty; accepted: one or more U-turn runs.")
+    for run in runs:
+        if run.kind != "uturn" or isinstance(run.settings["seed"], list):
+            raise TurningpointError(f"the run in {str(run.folder)!r} is not a U-turn run of one seed.")
+        differ = differences({**runs[0].settings, "seed": 0}, {**run.settings, "seed": 0})
+        if differ:
+            raise TurningpointError(
+                f"the run in {str(run.folder)!r} has other settings than the first: {'; '.join(differ)}."
+            )
+    if out is not None and Store.read_manifest(out) is not None:
+        raise TurningpointError(f"out is {str(out)!r}, which holds a run; accepted: a new folder.")
+    return runs[0]
+
+
+def _seed(run: Run) -> int:
+    return int(run.settings["seed"])
+
+
+def _items(run: Run) -> dict[tuple[int, str, str], int]:
+    """Every item's identity, number, image and condition, and its place in the run."""
+    axes = run.manifest["axes"]
+    told = axes["condition"]
+    conditions = told if isinstance(told, list) else [told] * axes["items"]
+    return {
+        (axes["first_item"] + i, axes["image_digests"][i], str(conditions[i])): i
+        for i in range(axes["items"])
+    }
+
+
+def _walk_arrays(run: Run) -> list[str]:
+    """Arrays with a row per walk, the flags aside."""
+    axes = ("item", "replicate", "time")
+    names = []
+    for name, array in run.store.group.arrays():
+        if name != "done" and tuple(array.metadata.dimension_names or ())[:3] == axes:
+            names.append(name)
+    return names
+
+
+def _manifest(
+    runs: Sequence[Run],
+    rows: dict[Any, int],
+    replicates: dict[Any, int],
+    times: dict[float, int],
+    items: dict[Any, tuple[Run, int]],
+) -> dict[str, Any]:
+    first = runs[0].manifest
+    seeds = sorted({_seed(run) for run in runs})
+    conditions = []
+    for key in rows:
+        run, index = items[key]
+        told = run.manifest["axes"]["condition"]
+        conditions.append(told[index] if isinstance(told, list) else told)
+    digests = [key[1] for key in rows]
+    axes = {
+        "times": list(times),
+        "replicates": len(replicates),
+        "items": len(rows),
+        "first_item": min(key[0] for key in rows),
+        "images": digest(np.array(digests)),
+        "image_digests": digests,
+        "condition": conditions[0] if all(c == conditions[0] for c in conditions) else conditions,
+    }
+    settings = {**first["settings"], "seed": seeds[0] if len(seeds) == 1 else seeds}
+    merged = [str(run.folder) for run in runs]
+    return {**first, "settings": settings, "axes": axes, "merged": merged}
+
+
+def _lay_out(
+    store: Store,
+    first: Run,
+    rows: dict[Any, int],
+    replicates: dict[Any, int],
+    times: dict[float, int],
+    items: dict[Any, tuple[Run, int]],
+) -> None:
+    sizes = len(rows), len(replicates), len(times)
+    chunk = min(CHUNK, sizes[0])
+    for name, array in first.store.group.arrays():
+        dims = tuple(array.metadata.dimension_names or ())
+        dtype, attrs = str(array.dtype), dict(array.attrs)
+        if dims[:3] == ("item", "replicate", "time"):
+            tail = array.shape[3:]
+            store.require(name, dims, (*sizes, *tail), (chunk, 1, 1, *tail), dtype, attrs)
+        elif dims[:1] == ("item",):
+            values = np.stack([run.store.read(name)[i] for run, i in (items[key] for key in rows)])
+            store.require(name, dims, values.shape, (chunk, *values.shape[1:]), dtype, attrs)
+            store.write(name, values)
+        elif dims[:1] != ("time",):
+            store.require(name, dims, array.shape, array.shape, dtype, attrs)
+            store.write(name, first.store.read(name))
+    t = np.array(list(times))
+    clock = first.schedule
+    values_of = {"t": t, "logsnr": clock.logsnr(t).numpy(), "native": clock.native(t).numpy()}
+    for name, values in values_of.items():
+        store.require(name, ("time",), values.shape, values.shape, "float64")
+        store.write(name, values)
+    told = store.manifest["axes"]["condition"]
+    if isinstance(told, list):
+        codes = {str(c): k for k, c in reversed(list(enumerate(told)))}
+        store.write("condition", np.array([codes[str(c)] for c in told]))
+    else:
+        store.write("condition", np.zeros(len(rows), dtype=np.int64))

@@ -1,0 +1,90 @@
+"""Repeating a run from its manifest alone, and comparing what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..diffusion.grid import Grid
+from ..errors import TurningpointError
+from ..run import Run
+from ..simulation.walk import Record
+from .generate import generate
+from .uturn import uturn
+
+
+def arguments_of(run: Run) -> dict[str, Any]:
+    """The arguments of `uturn` or `generate` that make a run's walks, from its manifest and starting images.
+
+    Raises
+    ------
+    TurningpointError
+        If it was made with functions or draws from outside, which a manifest cannot hold.
+    """
+    settings, axes = run.settings, run.manifest["axes"]
+    if isinstance(settings["seed"], list):
+        raise TurningpointError("the run was merged from runs of several seeds; repeat those.")
+    if settings.get("noise") is not None:
+        raise TurningpointError("the run was made with noise from outside, which its manifest does not hold.")
+    if any(record["function"] is not None for record in settings["record"]):
+        raise TurningpointError("the run records a function, which its manifest does not hold.")
+    grid = settings["grid"]
+    sampler = dict(settings["sampler"])
+    told = axes["condition"]
+    conditions = told if isinstance(told, list) else [told] * axes["items"]
+    labels = [c.get("label", -1) for c in conditions]
+    arguments: dict[str, Any] = {
+        "sampler": sampler.pop("name"),
+        "steps": grid["steps"],
+        "grid": Grid(grid["steps"], grid["kind"], grid.get("rho", 7.0), tuple(grid.get("times", ()))),
+        "seed": settings["seed"],
+        "guidance": settings["guidance"],
+        "label": labels if any(label >= 0 for label in labels) else None,
+        "record": [Record(r["what"], tuple(r["times"]), r["name"]) for r in settings["record"]],
+        "store": settings["store"],
+        **sampler,
+    }
+    if run.kind == "uturn":
+        arguments |= {"images": run.start.values, "times": axes["times"], "replicates": axes["replicates"]}
+        arguments |= {"first_item": axes["first_item"]}
+    else:
+        arguments |= {"n": axes["items"]}
+    return arguments
+
+
+def repeat(run: Run, out: str | Path | None = None, **machine: Any) -> tuple[Run, float]:
+    """Simulate a run again.
+
+    Parameters
+    ----------
+    run : Run
+        What to repeat; its model must be the same to the last bit (its fingerprint is compared).
+    out : path, optional
+        The new run's folder.
+    **machine
+        ``batch``, ``device``, ``progress``, as in `uturn`.
+
+    Returns
+    -------
+    Run, float
+        The new run, and the largest difference between the two runs' images (NaN gaps aside).
+
+    Raises
+    ------
+    TurningpointError
+        If the manifest does not suffice, or the model has changed.
+
+    Examples
+    --------
+    >>> import turningpoint as tp
+    >>> run = tp.uturn("digits", items=2, times=[0.5], steps=3, progress=None)
+    >>> again, difference = tp.repeat(run, progress=None)
+    >>> difference
+    0.0
+    """
+    arguments = arguments_of(run) | machine
+    again = (uturn if run.kind == "uturn" else generate)(run.model, **arguments, out=out)
+    apart = np.abs(again.images.values - run.images.values)
+    return again, float(np.nanmax(apart)) if np.isfinite(apart).any() else float("nan")

@@ -1,0 +1,149 @@
+"""Starting images: from arrays, an .npz, a folder of pictures, or the model itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..diffusion.denoiser import Denoiser
+from ..errors import TurningpointError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def starting_images(
+    images: Any, model: Denoiser, items: int | None = None, skip_bad: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Starting images (N, *shape) float32 in [-1, 1], and their labels (N,) if they are known.
+
+    Parameters
+    ----------
+    images : array, Tensor, path or None
+        (N, C, H, W), or (N, d) for vectors: floats in [-1, 1] or uint8 in 0..255; an ``.npz`` with
+        ``images`` (and ``labels``), an ``.npy``; a folder of pictures, read in the order of their names;
+        None for the model's own.
+    model : Denoiser
+        Whose shape they must have.
+    items : int, optional
+        Take the first ones only.
+    skip_bad : bool
+        Leave out files of a folder that cannot be used, with a warning for each, instead of refusing.
+
+    Raises
+    ------
+    TurningpointError
+        If there are none, or one cannot be read or has another shape.
+    """
+    labels: np.ndarray | None = None
+    if images is None:
+        own = model.starting_images()
+        if own is None:
+            raise TurningpointError(
+                f"images is not given, and the model {model.name!r} ships none; accepted: a folder, an .npz, "
+                "an array, or generate=N."
+            )
+        array, labels = own[0].numpy(), None if own[1] is None else own[1].numpy()
+    elif isinstance(images, str | Path):
+        array, labels = _from_path(Path(images), model, skip_bad)
+    elif isinstance(images, Tensor):
+        array = images.detach().cpu().numpy()
+    elif hasattr(images, "values"):
+        array = np.asarray(images.values)
+    else:
+        array = np.asarray(images)
+    return checked(array, model)[:items], None if labels is None else labels[:items]
+
+
+def checked(array: np.ndarray, model: Denoiser) -> np.ndarray:
+    """Images as float32 (N, *shape) in [-1, 1], or one sentence about what is wrong with them."""
+    if array.dtype == np.uint8:
+        array = array.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    if array.ndim == len(model.shape) and model.shape[:1] == (1,) and array.shape[1:] == model.shape[1:]:
+        array = array[:, None]  # (N, H, W) for a model of one channel
+    if array.shape[1:] != model.shape:
+        raise TurningpointError(
+            f"images have shape {array.shape}; accepted by the model {model.name!r}: (N, "
+            f"{', '.join(map(str, model.shape))})."
+        )
+    if len(array) == 0:
+        raise TurningpointError("images holds no image; accepted: one or more.")
+    if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+        raise TurningpointError(
+            "images holds numbers that are not finite; accepted: floats in [-1, 1], or uint8."
+        )
+    if len(model.shape) == 3 and np.abs(array).max() > 4:
+        raise TurningpointError(
+            f"images range up to {np.abs(array).max():.4g}; accepted: floats in [-1, 1], or uint8 in 0..255."
+        )
+    return array.astype(np.float32)
+
+
+def _from_path(path: Path, model: Denoiser, skip_bad: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    if path.is_dir():
+        return _from_folder(path, model, skip_bad), None
+    if not path.is_file():
+        raise TurningpointError(
+            f"images is {str(path)!r}, which is not there; accepted: a folder or an .npz."
+        )
+    if path.suffix not in (".npz", ".npy"):
+        raise TurningpointError(f"images is {str(path)!r}; accepted: a folder, an .npz or an .npy.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded, None
+        if "images" not in loaded:
+            raise TurningpointError(
+                f"images is {str(path)!r}, which holds {', '.join(loaded) or 'nothing'}; accepted: an array 'images'."
+            )
+        return loaded["images"], loaded.get("labels")
+    except TurningpointError:
+        raise
+    except Exception as error:  # a damaged file fails in many ways: zip, zlib, header
+        raise TurningpointError(f"images is {str(path)!r}, which cannot be read: {error}.") from None
+
+
+def _from_folder(folder: Path, model: Denoiser, skip_bad: bool) -> np.ndarray:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
+    if not files:
+        raise TurningpointError(
+            f"images is {str(folder)!r}, which holds no picture; accepted: a folder with {', '.join(PICTURES)} files."
+        )
+    if len(model.shape) != 3:
+        raise TurningpointError(
+            f"images is a folder of pictures; the model {model.name!r} takes {model.shape}."
+        )
+    read = []
+    for file in files:
+        try:
+            read.append(_picture(file, model.shape))
+        except TurningpointError as error:
+            if not skip_bad:
+                raise TurningpointError(f"{error} Leave such files out with --skip-bad.") from None
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    if not read:
+        raise TurningpointError(f"images is {str(folder)!r}, which holds no picture that can be used.")
+    return np.stack(read)
+
+
+def _picture(file: Path, shape: Sequence[int]) -> np.ndarray:
+    """One picture as uint8 (C, H, W)."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            opened = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
+            pixels = np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise TurningpointError(f"the file {str(file)!r} cannot be read as a picture ({error}).") from None
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    if pixels.shape != tuple(shape) or pixels.dtype != np.uint8:
+        raise TurningpointError(
+            f"the picture {str(file)!r} has {pixels.shape[0]} channels of {pixels.shape[1]}x{pixels.shape[2]} "
+            f"({pixels.dtype}); accepted: {shape[0]} channels of {shape[1]}x{shape[2]} in 8 bits."
+        )
+    return pixels

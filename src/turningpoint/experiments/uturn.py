@@ -1,0 +1,407 @@
+r"""U-turns: noise an image to time t, denoise it back, and see what has survived.
+
+For a starting image :math:`x_0` and a time t (Sclocchi, Favero & Wyart 2025, "forward-backward"; Li & Chen 2024,
+"noise and denoise"),
+
+.. math:: x_t = \alpha_t x_0 + \sigma_t \varepsilon, \qquad x_t \to x_s \to \dots \to x'_0 .
+
+With a stochastic sampler and an exact denoiser :math:`x'_0` is a draw from :math:`p(x_0 \mid x_t)`: what survives
+is what the noise has left.  ``times x items x replicates`` walks, each with noise of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
+from ..diffusion.grid import Grid
+from ..diffusion.sampler import Sampler
+from ..diffusion.schedule import Schedule
+from ..errors import TurningpointError
+from ..run import Run
+from ..simulation.collect import Progress, Unit
+from ..simulation.noise import Address, Noise
+from ..simulation.progress import shown
+from ..simulation.store import Store
+from ..simulation.walk import FromImage, Record, Walk
+from .generate import generate as generate_images
+from .planning import (
+    CHUNK,
+    Setup,
+    check_store,
+    digest,
+    find_or_create,
+    image_dims,
+    record_settings,
+    simulate,
+)
+from .starting import starting_images
+
+DEFAULT_TIMES = tuple(round(0.1 * k, 1) for k in range(1, 10))
+DEFAULT_ITEMS = 64
+"""Starting images taken of the model's own if none are given."""
+
+
+def uturn(
+    model: str | Denoiser,
+    images: Any = None,
+    *,
+    times: Sequence[float] | None = None,
+    logsnr: Sequence[float] | None = None,
+    native: Sequence[float] | None = None,
+    replicates: int = 1,
+    sampler: str | Sampler = "ddpm",
+    steps: int = 50,
+    grid: str | Grid | Sequence[float] | None = None,
+    seed: int = 0,
+    label: int | str | Sequence[int] | None = None,
+    prompt: str | None = None,
+    guidance: float | None = None,
+    generate: int | None = None,
+    items: int | None = None,
+    first_item: int = 0,
+    record: Sequence[Record] = (),
+    noise: Noise | None = None,
+    out: str | Path | None = None,
+    store: str = "float32",
+    extend: bool = False,
+    skip_bad: bool = False,
+    batch: int = 64,
+    device: str | None = None,
+    progress: Progress | str | None = "auto",
+    command: str = "",
+    into: Run | None = None,
+    **sampler_settings: float,
+) -> Run:
+    """Noise starting images to several times and denoise them back.
+
+    Parameters
+    ----------
+    model : str or Denoiser
+        What `turningpoint.load` takes.
+    images : array, path or None
+        Starting images, see `starting.starting_images`; by default the model's own first 64.
+    times, logsnr, native : sequence of float
+        When to turn, in one of the three clocks: t in (0, 1]; by default t = 0.1, 0.2, ..., 0.9.
+    replicates : int
+        U-turns of each image at each time.
+    sampler : str
+        ``ddpm``, ``ddim``, ``euler``, ``heun``; its settings (``eta=``, ``churn=``) as further arguments.
+    steps : int
+        Steps of the full grid from t = 1 to 0; a U-turn uses the part at or below its time.
+    grid : str, Grid or sequence of float, optional
+        ``uniform``, ``logsnr``, ``rho``, or the times themselves; by default the sampler's usual one.
+    seed : int
+        Of the run's noise.
+    label : int, sequence of N ints, or "own", optional
+        The class that the model is told; "own" tells each image's own. None is unconditional.
+    prompt : str, optional
+        For text-to-image models.
+    guidance : float, optional
+        The guidance scale; needs a label.
+    generate : int, optional
+        Start from this many images that the model generates first, instead of ``images``.
+    items : int, optional
+        Take the first ones of the starting images only.
+    first_item : int
+        The number of the first starting image; gives a part of a larger run, made elsewhere, the
+        noise it has there (see `merge`).
+    record : sequence of Record
+        What else to keep: states or estimates on the way.
+    noise : Noise, optional
+        Draws from outside instead of those of the seed.
+    out : path, optional
+        The run's folder; None keeps all in memory. A run of equal settings there is continued.
+    store : str
+        ``float32``, ``float16`` or ``uint8``: how images are kept.
+    extend : bool
+        Allow a run in ``out`` to grow by more times, images or replicates.
+    skip_bad : bool
+        Leave out pictures that cannot be used.
+    batch : int
+        Rows of a network call; does not change the noise.
+    device : str, optional
+        ``cpu``, ``cuda``, ``mps``.
+    progress : callable, "auto" or None
+        By default a bar, if there is a terminal.
+    command : str
+        Written into the manifest.
+    into : Run, optional
+        Continue or extend this run, which need not have a folder.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    TurningpointError
+        For bad arguments, or if ``out`` holds another run.
+    SimulationError
+        If the network returns NaN, or memory or disk do not suffice.
+
+    Examples
+    --------
+    >>> import turningpoint as tp
+    >>> run = tp.uturn("digits", items=3, times=[0.2, 0.4], replicates=2, steps=5, progress=None)
+    >>> dict(run.images.sizes)
+    {'item': 3, 'replicate': 2, 'time': 2, 'channel': 1, 'y': 28, 'x': 28}
+    """
+    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
+    turns = turn_times(setup.schedule, times, logsnr, native)
+    check_store(store)
+    if isinstance(replicates, bool) or int(replicates) != replicates or replicates < 1:
+        raise TurningpointError(f"replicates is {replicates}; accepted: a whole number of at least 1.")
+    if items is not None and items < 1:
+        raise TurningpointError(f"items is {items}; accepted: a whole number of at least 1.")
+    if generate is not None:
+        if images is not None:
+            raise TurningpointError("images and generate are both given; accepted: one of them.")
+        made = generate_images(
+            model, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance,
+            label=None if isinstance(label, str) else label, batch=batch, device=device, progress=progress,
+            **sampler_settings,
+        )  # fmt: skip
+        images = made.images.values
+    limit = items if images is not None else items or DEFAULT_ITEMS
+    x_start, own = starting_images(images, setup.base, limit, skip_bad)
+    conditions = _conditions(label, prompt, own, len(x_start), setup.base)
+    if guidance is not None and not any(conditions):
+        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    settings = setup.settings() | {"store": store, "record": record_settings(record)}
+    if noise is not None:
+        settings["noise"] = repr(type(noise).__name__)
+    axes = _axes(turns, replicates, x_start, conditions, first_item)
+    run_store, known = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
+    with run_store.exclusive():
+        axes, x_start, conditions = _joined(run_store, known, axes, x_start, conditions, extend)
+        _lay_out(run_store, axes, x_start, own, conditions, setup, store, record)
+    run = into or Run(run_store, setup.base)
+    run.forget()
+    units = _units(axes, x_start, conditions, setup, record)
+    with shown(progress, "U-turns") as bar:
+        simulate(run_store, units, setup.engine(batch, noise), record, bar)
+    return run
+
+
+def turn_times(
+    schedule: Schedule,
+    times: Sequence[float] | None = None,
+    logsnr: Sequence[float] | None = None,
+    native: Sequence[float] | None = None,
+) -> list[float]:
+    """U-turn times t in (0, 1], ascending, each once, where the model's network knows them.
+
+    Raises
+    ------
+    TurningpointError
+        If several clocks are given, or a time is outside (0, 1].
+    """
+    clocks = {"times": times, "logsnr": logsnr, "native": native}
+    given = {name: value for name, value in clocks.items() if value is not None}
+    if len(given) > 1:
+        raise TurningpointError(f"{' and '.join(given)} are given; accepted: one of times, logsnr, native.")
+    name, values = next(iter(given.items()), ("times", DEFAULT_TIMES))
+    asked = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    t = asked if name == "times" else schedule.t(**{name: asked}).numpy()
+    if t.size == 0:
+        raise TurningpointError(f"{name} is empty; accepted: one or more times.")
+    for value, time in zip(asked, t, strict=True):
+        if not 0 < time <= 1 + 1e-9:
+            raise TurningpointError(
+                f"{name} holds {value:g}" + ("" if name == "times" else f", which is t = {time:g}")
+                + "; accepted: times t with 0 < t <= 1."
+            )  # fmt: skip
+    snapped = schedule.snap(np.minimum(t, 1.0)).numpy()
+    if snapped.min() <= 0:
+        raise TurningpointError(
+            f"{name} holds {asked[snapped.argmin()]:g}, which is before the model's first step."
+        )
+    return sorted({round(float(time), 12) for time in snapped})
+
+
+def _conditions(
+    label: int | str | Sequence[int] | None,
+    prompt: str | None,
+    own: np.ndarray | None,
+    n: int,
+    model: Denoiser,
+) -> list[dict[str, Any]]:
+    """The condition of every item."""
+    if isinstance(label, str):
+        if label != "own":
+            raise TurningpointError(f"label is {label!r}; accepted: a class index, one per image, or 'own'.")
+        if own is None:
+            raise TurningpointError("label is 'own', but the starting images come without labels.")
+        label = own.tolist()
+    shared = {} if prompt is None else {"prompt": prompt}
+    if label is None:
+        labels: list[int] = []
+    else:
+        try:
+            array = np.atleast_1d(np.asarray(label))
+            labels = [int(v) for v in (np.repeat(array, n) if array.size == 1 else array)]
+        except (TypeError, ValueError):
+            raise TurningpointError(f"label is {label!r}; accepted: class indices, or 'own'.") from None
+        if len(labels) != n:
+            raise TurningpointError(f"label holds {len(labels)} classes for {n} starting images.")
+    conditions = [
+        shared | ({"label": labels[i]} if labels and labels[i] != UNCONDITIONAL else {}) for i in range(n)
+    ]
+    for condition in conditions:
+        model.check_condition(condition)
+    return conditions
+
+
+def _axes(
+    turns: list[float],
+    replicates: int,
+    x_start: np.ndarray,
+    conditions: list[dict[str, Any]],
+    first_item: int,
+) -> dict[str, Any]:
+    images = [digest(x) for x in x_start]
+    told: Any = conditions[0] if all(c == conditions[0] for c in conditions) else conditions
+    return {
+        "times": turns,
+        "replicates": int(replicates),
+        "items": len(images),
+        "first_item": first_item,
+        "images": digest(np.array(images)),
+        "image_digests": images,
+        "condition": told,
+    }
+
+
+def _joined(
+    store: Store,
+    known: dict[str, Any],
+    asked: dict[str, Any],
+    x_start: np.ndarray,
+    conditions: list[dict[str, Any]],
+    extend: bool,
+) -> tuple[dict[str, Any], np.ndarray, list[dict[str, Any]]]:
+    """The axes of a run that holds what it held and what is asked for."""
+    if known["first_item"] != asked["first_item"]:
+        raise TurningpointError(
+            f"first_item is {asked['first_item']}, but the run in {str(store.folder)!r} begins at {known['first_item']}."
+        )
+    n = min(known["items"], asked["items"])
+    told = [
+        c["condition"] if isinstance(c["condition"], list) else [c["condition"]] * c["items"]
+        for c in (known, asked)
+    ]
+    if known["image_digests"][:n] != asked["image_digests"][:n] or told[0][:n] != told[1][:n]:
+        what = "images" if known["image_digests"][:n] != asked["image_digests"][:n] else "conditions"
+        raise TurningpointError(
+            f"out is {str(store.folder)!r}, which holds another run; these settings differ: starting {what}."
+        )
+    joined = dict(asked if asked["items"] >= known["items"] else known)
+    joined["times"] = known["times"] + [t for t in asked["times"] if t not in known["times"]]
+    joined["replicates"] = max(known["replicates"], asked["replicates"])
+    grown = [key for key in ("times", "items", "replicates") if joined[key] != known[key]]
+    if grown and not extend:
+        raise TurningpointError(
+            f"out is {str(store.folder)!r}, which holds a run with fewer {', '.join(grown)}; "
+            "accepted: another folder, or --extend (extend=True) to let it grow."
+        )
+    if grown:
+        store.manifest["axes"] = joined
+        store.save_manifest()
+    if asked["items"] < known["items"]:
+        return joined, store.read("start"), list(told[0])
+    return joined, x_start, conditions
+
+
+def _lay_out(
+    store: Store,
+    axes: dict[str, Any],
+    x_start: np.ndarray,
+    own: np.ndarray | None,
+    conditions: list[dict[str, Any]],
+    setup: Setup,
+    dtype: str,
+    records: Sequence[Record],
+) -> None:
+    """Make the arrays that are missing, and enlarge those that are too small."""
+    n, clock = axes["items"], setup.schedule
+    sizes = n, axes["replicates"], len(axes["times"])
+    chunks = min(CHUNK, n) if not store.has("done") else store.group["done"].chunks[0], 1, 1
+    dims, inner = ("item", "replicate", "time"), image_dims(setup.base.shape)
+    attrs = {"packing": dtype, "range": "[-1, 1]"}
+    store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))
+    store.write("start", x_start)
+    values: dict[str, np.ndarray] = {"t": np.array(axes["times"])}
+    values |= {"logsnr": clock.logsnr(values["t"]).numpy(), "native": clock.native(values["t"]).numpy()}
+    for name, array in values.items():
+        store.require(name, ("time",), array.shape, array.shape, "float64")
+        store.write(name, array)
+    told = {str(c): k for k, c in reversed(list(enumerate(conditions)))}
+    per_item = {"condition": np.array([told[str(c)] for c in conditions])}
+    if own is not None and len(own) == n:
+        per_item["label"] = np.asarray(own, dtype=np.int64)
+    for name, array in per_item.items():
+        store.require(name, ("item",), array.shape, array.shape, "int64")
+        store.write(name, array)
+    for record in records:
+        at = np.array(record.times)
+        store.require(f"{record.name}_t", (f"{record.name}_time",), at.shape, at.shape, "float64")
+        store.write(f"{record.name}_t", at)
+    shape = setup.base.decoded_shape
+    store.require("images", (*dims, *image_dims(shape)), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
+    store.require("done", dims, sizes, chunks, "bool")
+
+
+def _units(
+    axes: dict[str, Any],
+    x_start: np.ndarray,
+    conditions: list[dict[str, Any]],
+    setup: Setup,
+    records: Sequence[Record],
+) -> list[Unit]:
+    """The run's units, those with the longest walks first."""
+    units = []
+    chunk = min(CHUNK, axes["items"])
+    with torch.inference_mode():
+        clean = torch.cat([setup.base.encode(part) for part in torch.from_numpy(x_start).split(64)]).numpy()
+    for k in np.argsort(axes["times"])[::-1]:
+        time = axes["times"][k]
+        grid = setup.grid.below(time, setup.schedule)
+        for replicate in range(axes["replicates"]):
+            for block in range(0, axes["items"], chunk):
+                stop = min(block + chunk, axes["items"])
+                walks = _walks(block, replicate, time, grid, axes["first_item"], clean, conditions, records)
+                region = slice(block, stop), replicate, int(k)
+                name = f"{block}.{replicate}.{k}"
+                units.append(Unit(name, region, walks, stop - block, len(grid) - 1))
+    return units
+
+
+def _walks(
+    block: int,
+    replicate: int,
+    time: float,
+    grid: np.ndarray,
+    first_item: int,
+    clean: np.ndarray,
+    conditions: Sequence[Mapping[str, Any]],
+    records: Sequence[Record],
+) -> Callable[[Sequence[int]], list[Walk]]:
+    def make(offsets: Sequence[int]) -> list[Walk]:
+        return [
+            Walk(
+                Address(first_item + block + i, replicate, time),
+                FromImage(clean[block + i]),
+                grid,
+                conditions[block + i],
+                records,
+            )
+            for i in offsets
+        ]
+
+    return make

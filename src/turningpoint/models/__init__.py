@@ -1,0 +1,119 @@
+"""Models: one file per family, each of which registers a loader.
+
+``load("digits")`` is a family without settings; ``load("gaussians?dim=2&std=0.5")`` hands settings to
+its loader; ``load("scheme:where")`` hands it a place.  A loader is a function ``(where, **settings) ->
+Denoiser`` decorated with ``@MODELS.add("scheme")``; other packages register theirs under the entry
+point ``turningpoint.models``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.denoiser import Denoiser
+from ..errors import TurningpointError
+from ..registry import Registry
+
+MODELS: Registry[Callable[..., Denoiser]] = Registry("model", "turningpoint.models")
+
+
+def load(model: str | Denoiser, **settings: Any) -> Denoiser:
+    """A model by its name.
+
+    Parameters
+    ----------
+    model : str or Denoiser
+        ``"name"``, ``"name?key=value&key=value"``, ``"scheme:where"``; a denoiser is returned as it is.
+    **settings
+        What the family's loader takes.
+
+    Raises
+    ------
+    TurningpointError
+        If there is no such family, or it has no such setting.
+
+    Examples
+    --------
+    >>> load("digits").shape
+    (1, 28, 28)
+    """
+    if isinstance(model, Denoiser):
+        return model
+    if not isinstance(model, str):
+        return adopt(model)
+    head, _, query = model.partition("?")
+    scheme, colon, where = head.partition(":")
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        settings.setdefault(key, _literal(value))
+    loader = MODELS[scheme]
+    try:
+        loaded = loader(*([where] if colon else []), **settings)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise TurningpointError(f"model is {model!r} with settings {sorted(settings)}: {error}.") from None
+    loaded.name = model
+    return loaded
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class _Adopted(Denoiser):
+    """Any callable ``(x_t, t, label=None) -> x_0`` with a schedule and a shape."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.schedule, self.shape = model.schedule, tuple(model.shape)
+        self.n_classes = getattr(model, "n_classes", None)
+        self.name = getattr(model, "name", type(model).__name__)
+        self._model = model
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.n_classes is None:
+            return self._model(x_t, t)  # type: ignore[no-any-return]
+        return self._model(x_t, t, label)  # type: ignore[no-any-return]
+
+    def classifier(self) -> Callable[[Tensor], Tensor] | None:
+        offered = getattr(self._model, "classifier", None)
+        return offered() if offered is not None else None
+
+
+def adopt(model: Any) -> Denoiser:
+    """A denoiser from any callable ``(x_t, t, label=None) -> x_0`` that has ``schedule`` and ``shape``.
+
+    Raises
+    ------
+    TurningpointError
+        If it lacks one of them.
+    """
+    if not callable(model) or not hasattr(model, "schedule") or not hasattr(model, "shape"):
+        raise TurningpointError(
+            f"model is of type {type(model).__name__}; accepted: a name, or a callable with "
+            "a schedule and a shape."
+        )
+    return _Adopted(model)
+
+
+def fingerprint(model: Denoiser) -> str:
+    """A hash of a model's tensors, buffers and settings: 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps(model.fingerprint_config(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        value = tensor.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
+    return digest.hexdigest()[:16]

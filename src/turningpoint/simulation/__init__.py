@@ -1,0 +1,1 @@
+"""How paths are simulated and kept: noise, walks, the engine, the store."""

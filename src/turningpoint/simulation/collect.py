@@ -1,0 +1,149 @@
+"""Collecting: from units of walks to arrays in a store, by one worker or many.
+
+A unit is the walks that share a chunk.  Units are claimed as the engine's batch has room, so that
+the batch stays full across them, and written as their last walk ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from filelock import FileLock
+
+from .engine import Engine, Finished
+from .noise import Address
+from .store import Index, Store
+from .walk import Walk
+
+
+class Progress(Protocol):
+    """Told of the work: reverse steps done, reverse steps in all, rows the network has evaluated."""
+
+    def __call__(self, done: int, total: int, evaluations: int) -> None: ...
+
+
+@dataclass
+class Unit:
+    """Walks that are stored side by side.
+
+    Attributes
+    ----------
+    name : str
+        Its name among the run's units, for its lock.
+    region : tuple of int and slice
+        Its place in every array of the run; one of them is the slice along which its walks lie.
+    walks : callable
+        Makes the walks at the given offsets along the slice, when they are needed.
+    size : int
+        How many walks the slice holds.
+    steps : int
+        The reverse steps of one walk, for the progress.
+    """
+
+    name: str
+    region: tuple[Index, ...]
+    walks: Callable[[Sequence[int]], list[Walk]]
+    size: int
+    steps: int
+    lock: FileLock | None = field(default=None, repr=False)
+    pending: list[int] = field(default_factory=list, repr=False)
+    results: dict[int, Finished] = field(default_factory=dict, repr=False)
+
+
+def collect(
+    store: Store,
+    units: Sequence[Unit],
+    engine: Engine,
+    write: Callable[[Unit, Sequence[int], list[Finished]], None],
+    progress: Progress | None = None,
+    patience: float = 1.0,
+) -> None:
+    """Simulate what is not done yet, and return when all units are done, by whichever worker.
+
+    Parameters
+    ----------
+    store : Store
+        Holds the array ``done`` (bool), which says of each walk whether it is there.
+    units : sequence of Unit
+        In the order in which they are to be begun: longest walks first keeps the batch full.
+    engine : Engine
+        Simulates.
+    write : callable
+        ``write(unit, offsets, finished)`` puts the arrays of the given walks in place; their flags
+        are raised afterwards.
+    progress : Progress, optional
+        Told after every walk that ends.
+    patience : float
+        Seconds between looks at units that other workers hold.
+    """
+    done = {unit.name: np.asarray(store.read("done", unit.region), dtype=bool) for unit in units}
+    total = sum(unit.steps * unit.size for unit in units)
+    elsewhere = sum(unit.steps * int(done[unit.name].sum()) for unit in units)
+    report = progress or (lambda done, total, evaluations: None)
+    report(elsewhere, total, 0)
+    held: dict[str, Unit] = {}
+    owner: dict[Address, tuple[Unit, int]] = {}
+    left = [unit for unit in units if not done[unit.name].all()]
+
+    def claimed() -> Iterator[Walk]:
+        nonlocal left, elsewhere
+        busy_elsewhere = []
+        for unit in left:
+            unit.lock = store.claim(unit.name)
+            if unit.lock is None:
+                busy_elsewhere.append(unit)
+                continue
+            now = np.asarray(store.read("done", unit.region), dtype=bool)
+            elsewhere += unit.steps * int(now.sum() - done[unit.name].sum())
+            unit.pending = [int(i) for i in np.flatnonzero(~now)]
+            if not unit.pending:
+                unit.lock.release()
+                continue
+            held[unit.name] = unit
+            for offset, walk in zip(unit.pending, unit.walks(unit.pending), strict=True):
+                owner[walk.address] = unit, offset
+                yield walk
+        left = busy_elsewhere
+
+    try:
+        while left:
+            for finished in engine.simulate(claimed()):
+                unit, offset = owner.pop(finished.walk.address)
+                unit.results[offset] = finished
+                if len(unit.results) == len(unit.pending):
+                    offsets = sorted(unit.results)
+                    write(unit, offsets, [unit.results[i] for i in offsets])
+                    _raise_flags(store, unit)
+                    unit.results.clear()
+                    held.pop(unit.name)
+                    _release(unit)
+                report(min(total, elsewhere + engine.steps), total, engine.evaluations)
+            if left:
+                time.sleep(patience)
+        report(total, total, engine.evaluations)
+    finally:
+        for unit in held.values():
+            _release(unit)
+
+
+def _raise_flags(store: Store, unit: Unit) -> None:
+    flags = np.asarray(store.read("done", unit.region), dtype=bool)
+    flags[unit.pending] = True
+    store.write("done", flags, unit.region)
+
+
+def _release(unit: Unit) -> None:
+    with contextlib.suppress(OSError):
+        if unit.lock is not None:
+            unit.lock.release()
+    unit.lock = None
+
+
+def placed(finished: Sequence[Finished], name: str) -> np.ndarray:
+    """One value of several walks as an array (walks, ...)."""
+    return np.stack([f.values[name] for f in finished])

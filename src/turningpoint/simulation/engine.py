@@ -1,0 +1,323 @@
+"""The engine: continuous batching of walks; the only loop over a network.
+
+One batch of fixed shape is kept full.  Each of its slots holds a walk at a time of its own; one call
+of the network serves one evaluation for every slot; a walk that ends leaves, and the next one takes
+its slot.  Unused slots are padding, so that a row does not depend on its company; a batch has two
+rows at least, because libraries of linear algebra treat one row differently.
+
+When memory runs out the batch is halved: the walks in the slots given up wait with their states and
+go on later, so nothing is simulated twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..diffusion.denoiser import Denoiser
+from ..diffusion.sampler import Sampler, Step
+from ..errors import SimulationError
+from .noise import Noise
+from .walk import SAME_TIME, FromImage, FromNoise, FromState, Walk
+
+SMALLEST_BATCH = 2
+
+
+@dataclass
+class Finished:
+    """A walk that has ended.
+
+    Attributes
+    ----------
+    walk : Walk
+        The walk.
+    values : dict of arrays
+        ``"final"`` (*shape) float32, and for every record its rows stacked along its times; a time
+        that the walk did not visit is NaN.
+    """
+
+    walk: Walk
+    values: dict[str, np.ndarray]
+
+
+@dataclass
+class _Path:
+    """A walk under way: its position on its grid, its phase within the step, its records so far."""
+
+    walk: Walk
+    position: int = 0
+    phase: int = 0
+    kept: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    state: tuple[Tensor, Tensor] | None = None
+    """The state and the memory of a path that waits without a slot."""
+    begun: bool = False
+
+    @property
+    def t(self) -> float:
+        return float(self.walk.times[self.position])
+
+    @property
+    def s(self) -> float:
+        return float(self.walk.times[self.position + 1])
+
+
+class Engine:
+    """Simulates walks of one model with one sampler.
+
+    Parameters
+    ----------
+    model : Denoiser
+        On the device where it is to run.
+    sampler : Sampler
+        How steps are made.
+    noise : Noise
+        Where draws come from.
+    batch : int
+        Rows of a call, at least 2.
+    device : torch.device
+        Where the model is.
+
+    Attributes
+    ----------
+    calls, evaluations : int
+        Calls of the network, and rows of them that were not padding.
+    batch : int
+        The batch in use, smaller than asked for if memory ran out.
+
+    Raises
+    ------
+    SimulationError
+        From `simulate`: the network returned NaN or an infinite number, or memory does not
+        suffice for two items.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        sampler: Sampler,
+        noise: Noise,
+        batch: int = 64,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model, self.sampler, self.noise = model, sampler, noise
+        self.batch, self.device = max(SMALLEST_BATCH, int(batch)), torch.device(device)
+        self.calls = self.evaluations = self.steps = 0
+        self._waiting: deque[_Path] = deque()
+        self._slots: list[_Path | None] = []
+
+    def simulate(self, walks: Iterable[Walk]) -> Iterator[Finished]:
+        """Simulate walks, drawn from the iterable as slots fall free, and yield each when it ends."""
+        source = iter(walks)
+        self._allocate(self.batch)
+        while True:
+            self._fill(source)
+            busy = [i for i, path in enumerate(self._slots) if path is not None]
+            if not busy:
+                return
+            yield from self._turn(busy)
+
+    @torch.inference_mode()
+    def _turn(self, busy: list[int]) -> list[Finished]:
+        """One call of the network and what follows from it; the walks that end by it."""
+        try:
+            answer, queried = self._evaluate(busy)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            self._halve(error)
+            return []
+        return self._advance(busy, answer, queried)
+
+    # ---- slots
+
+    @torch.inference_mode()
+    def _allocate(self, batch: int) -> None:
+        shape = self.model.shape
+        self.batch = batch
+        self._slots = [None] * batch
+        self._x = torch.zeros(batch, *shape, device=self.device)
+        self._memory = torch.zeros(batch, self.sampler.memory, *shape, device=self.device)
+
+    def _halve(self, error: BaseException) -> None:
+        if self.batch <= SMALLEST_BATCH:
+            raise SimulationError(
+                f"memory does not suffice for a batch of {self.batch} items of shape {self.model.shape}."
+            ) from error
+        for i in reversed(range(self.batch)):
+            path = self._slots[i]
+            if path is not None:
+                path.state = self._x[i].clone(), self._memory[i].clone()
+                self._waiting.appendleft(path)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._allocate(max(SMALLEST_BATCH, self.batch // 2))
+
+    @torch.inference_mode()
+    def _fill(self, source: Iterator[Walk]) -> None:
+        for i, occupant in enumerate(self._slots):
+            if occupant is not None:
+                continue
+            if self._waiting:
+                path = self._waiting.popleft()
+            else:
+                walk = next(source, None)
+                if walk is None:
+                    return
+                path = _Path(walk)
+            if path.state is None:
+                self._x[i] = self._start(path.walk)
+            else:
+                self._x[i], self._memory[i] = path.state
+                path.state = None
+            self._slots[i] = path
+            if not path.begun:
+                path.begun = True
+                self._arrive([i])
+
+    def _start(self, walk: Walk) -> Tensor:
+        if isinstance(walk.start, FromState):
+            return torch.as_tensor(walk.start.x_t, dtype=torch.float32).to(self.device)
+        clock, t = self.model.schedule, float(walk.times[0])
+        z = torch.from_numpy(self.noise.draw(walk.address, 0, self.model.shape))
+        sigma = float(clock.sigma(t))
+        if isinstance(walk.start, FromNoise):
+            return (sigma * z).to(self.device)
+        assert isinstance(walk.start, FromImage)
+        x_0 = torch.as_tensor(walk.start.x_0, dtype=torch.float32)
+        return (float(clock.alpha(t)) * x_0 + sigma * z).to(self.device)
+
+    # ---- one evaluation for every slot
+
+    def _evaluate(self, busy: list[int]) -> tuple[Tensor, Tensor]:
+        """Call the network once: its answer (B, *shape), and the times that were asked (B,)."""
+        t, s = torch.ones(self.batch, dtype=torch.float64), torch.zeros(self.batch, dtype=torch.float64)
+        phases = np.zeros(self.batch, dtype=np.int64)
+        idle = self._path(busy[0]).walk.condition  # padding is told what some walk is told
+        conditions = [path.walk.condition if path else idle for path in self._slots]
+        draws = np.zeros((self.batch, *self.model.shape), np.float32) if self.sampler.stochastic else None
+        for i in busy:
+            path = self._slots[i]
+            assert path is not None
+            t[i], s[i], phases[i] = path.t, path.s, path.phase
+            if draws is not None:
+                draws[i] = self.noise.draw(path.walk.address, path.position + 1, self.model.shape)
+        z = None if draws is None else torch.from_numpy(draws).to(self.device)
+        self._step = Step(self._x, t, s, z, self._memory, self.model.schedule)
+        self._phases = phases
+        query, queried = self._x, t
+        if self.sampler.phases == 1:
+            query, queried = self.sampler.query(0, self._step)
+        else:
+            query, queried = self._x.clone(), t.clone()
+            for phase in np.unique(phases):
+                rows = torch.from_numpy(np.flatnonzero(phases == phase))
+                part = self._rows(rows)
+                query[rows], queried[rows] = self.sampler.query(int(phase), part)
+                self._memory[rows] = part.memory
+        kwargs = self.model.conditions(conditions, self.device)
+        answer = self.model(query, queried.to(device=self.device, dtype=self._x.dtype), **kwargs)
+        self.calls += 1
+        self.evaluations += len(busy)
+        return answer.to(self._x.dtype), queried
+
+    def _rows(self, rows: Tensor) -> Step:
+        step = self._step
+        z = None if step.z is None else step.z[rows]
+        return Step(step.x[rows], step.t[rows], step.s[rows], z, step.memory[rows], step.clock)
+
+    def _advance(self, busy: list[int], answer: Tensor, queried: Tensor) -> list[Finished]:
+        self._check(busy, answer, queried)
+        first = [i for i in busy if self._phases[i] == 0]
+        self._record("estimate", first, answer)
+        done = torch.zeros(self.batch, dtype=torch.bool)
+        if self.sampler.phases == 1:
+            self._x, done = self.sampler.update(0, self._step, answer)
+        else:
+            for phase in np.unique(self._phases[busy]):
+                rows = torch.from_numpy(np.flatnonzero(self._phases == phase))
+                part = self._rows(rows)
+                self._x[rows], done[rows] = self.sampler.update(int(phase), part, answer[rows])
+                self._memory[rows] = part.memory
+        arrived = []
+        for i in busy:
+            path = self._slots[i]
+            assert path is not None
+            if done[i]:
+                path.position, path.phase = path.position + 1, 0
+                arrived.append(i)
+            else:
+                path.phase += 1
+        self.steps += len(arrived)
+        self._arrive(arrived)
+        ended: list[Finished] = []
+        leaving = [i for i in arrived if self._path(i).position == len(self._path(i).walk.times) - 1]
+        if leaving:
+            finals = self._x[torch.tensor(leaving)].cpu().numpy()
+            for i, final in zip(leaving, finals, strict=True):
+                path = self._path(i)
+                self._slots[i] = None
+                self._x[i] = 0
+                ended.append(Finished(path.walk, {"final": final.copy(), **_stack(path)}))
+        return ended
+
+    def _path(self, i: int) -> _Path:
+        path = self._slots[i]
+        assert path is not None
+        return path
+
+    def _check(self, busy: list[int], answer: Tensor, queried: Tensor) -> None:
+        finite = torch.isfinite(answer.flatten(1).sum(1)).cpu().numpy()
+        bad = [i for i in busy if not finite[i] and not bool(torch.isfinite(answer[i]).all())]
+        if bad:
+            a = self._path(bad[0]).walk.address
+            raise SimulationError(
+                f"the network of {self.model.name!r} returned NaN or an infinite number at "
+                f"t = {float(queried[bad[0]]):.6g}, in the walk of item {a.item}, replicate {a.replicate}, "
+                f"which started at t = {a.time:.6g}."
+            )
+
+    # ---- what happens at a time on the grid
+
+    def _arrive(self, slots: list[int]) -> None:
+        """Record states, and let branches part, where paths have just reached a time."""
+        self._record("state", slots, self._x)
+        for i in slots:
+            path = self._path(i)
+            for branch in path.walk.branches:
+                if abs(float(branch.times[0]) - path.t) < SAME_TIME:
+                    state = self._x[i].clone(), torch.zeros_like(self._memory[i])
+                    self._waiting.append(_Path(branch, state=state))
+
+    def _record(self, what: str, slots: list[int], values: Tensor) -> None:
+        for i in slots:
+            path = self._path(i)
+            for record in path.walk.records:
+                if record.what != what:
+                    continue
+                for k, time in enumerate(record.times):
+                    if abs(time - path.t) < SAME_TIME:
+                        value = values[i : i + 1]
+                        kept = value if record.function is None else record.function(value)
+                        path.kept.setdefault(record.name, {})[k] = kept[0].cpu().numpy().copy()
+
+
+def _stack(path: _Path) -> dict[str, np.ndarray]:
+    stacked = {}
+    for record in path.walk.records:
+        rows = path.kept.get(record.name, {})
+        if rows:
+            gap = np.full_like(next(iter(rows.values())), np.nan)
+            stacked[record.name] = np.stack([rows.get(k, gap) for k in range(len(record.times))])
+    return stacked
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,113 @@
+r"""Noise belongs to the walk, not to the batch.
+
+Every draw has an address: the run's seed, the walk's own coordinates (item, replicate, time) and the
+number of the draw within the walk, 0 for its start and k for its k-th step.  A counter-based
+generator (Philox 4x64, Salmon et al. 2011) turns the address into numbers: the key is a hash of the
+coordinates, the counter is the draw.  Nothing is consumed in sequence, so the noise of a walk does
+not depend on batch size, order, sharding, resumption or the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import TurningpointError
+
+
+@dataclass(frozen=True)
+class Address:
+    """The coordinates of a walk, which are the key of its noise.
+
+    Parameters
+    ----------
+    item, replicate : int
+        The starting point, and the number of the repetition.
+    time : float
+        The time t at which the walk leaves, in (0, 1].
+    """
+
+    item: int
+    replicate: int = 0
+    time: float = 1.0
+
+
+class Noise(Protocol):
+    """Anything that answers a draw by its address."""
+
+    def draw(self, address: Address, index: int, shape: Sequence[int]) -> np.ndarray:
+        """Standard normal float32 numbers of ``shape`` for the ``index``-th draw of a walk."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """Independent noise for every walk of a run.
+
+    Examples
+    --------
+    >>> noise = SeededNoise(0)
+    >>> a = noise.draw(Address(3, 1, 0.5), 7, (2, 2))
+    >>> bool((a == noise.draw(Address(3, 1, 0.5), 7, (2, 2))).all())
+    True
+    >>> bool((a == noise.draw(Address(3, 1, 0.4), 7, (2, 2))).any())
+    False
+    """
+
+    seed: int
+
+    def draw(self, address: Address, index: int, shape: Sequence[int]) -> np.ndarray:
+        """See `Noise.draw`."""
+        # the time is rounded so that 0.3 and 0.1 + 0.2 are one coordinate
+        coordinates = struct.pack(
+            "<qqqd", self.seed, address.item, address.replicate, round(address.time, 12)
+        )
+        key = int.from_bytes(hashlib.blake2b(coordinates, digest_size=16).digest(), "little")
+        philox = np.random.Philox(key=key, counter=[0, index, 0, 0])
+        return np.random.Generator(philox).standard_normal(tuple(shape), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class RecordedNoise:
+    """Draws handed in from outside; what was not recorded comes from ``otherwise``.
+
+    Use it to repeat another program's run, or to give two models the same noise.
+
+    Parameters
+    ----------
+    draws : mapping from Address to arrays (n_draws, *shape)
+        The first row is the start's draw, the following ones the steps'.
+    otherwise : Noise, optional
+        Answers for other walks and later draws.
+
+    Raises
+    ------
+    TurningpointError
+        In `draw`, if a draw was not recorded and there is no ``otherwise``, or its shape differs.
+
+    Examples
+    --------
+    >>> noise = RecordedNoise({Address(0): np.zeros((1, 3))}, otherwise=SeededNoise(0))
+    >>> noise.draw(Address(0), 0, (3,))
+    array([0., 0., 0.], dtype=float32)
+    """
+
+    draws: Mapping[Address, np.ndarray]
+    otherwise: Noise | None = None
+
+    def draw(self, address: Address, index: int, shape: Sequence[int]) -> np.ndarray:
+        """See `Noise.draw`."""
+        recorded = self.draws.get(address)
+        if recorded is not None and index < len(recorded):
+            z = np.asarray(recorded[index], dtype=np.float32)
+            if z.shape != tuple(shape):
+                raise TurningpointError(f"noise has shape {z.shape} for {address}; accepted: {tuple(shape)}.")
+            return z
+        if self.otherwise is None:
+            raise TurningpointError(f"noise holds no draw {index} for {address}.")
+        return self.otherwise.draw(address, index, shape)

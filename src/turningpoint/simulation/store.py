@@ -1,0 +1,276 @@
+"""The store: named arrays on disk, in chunks that are wholly there or not there.
+
+A run is a folder with ``manifest.json`` and a Zarr group ``data.zarr`` whose arrays carry dimension
+names, so that xarray opens it.  The unit of work is a *unit*: the walks of one chunk.  Its arrays are
+written first, each chunk by an atomic rename, and its flags in the array ``done`` last; a process
+killed in between leaves the flags down, and the unit is simulated again.
+
+Workers claim a unit with a file lock, which dies with its process: the same command started twice
+shares the work, and what a killed worker held is free at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+import zarr
+from filelock import FileLock, Timeout
+from zarr.storage import LocalStore, MemoryStore
+
+from ..errors import SimulationError, TurningpointError
+
+FORMAT = 1
+"""The version of the layout on disk; a run of a newer one is refused with a sentence."""
+
+Index = int | slice
+DTYPES = {"float32": "float32", "float16": "float16", "uint8": "uint8"}
+
+
+class Store:
+    """A run's manifest and arrays, in a folder or in memory.
+
+    Create one with `Store.create`, open one with `Store.open`.
+
+    Attributes
+    ----------
+    folder : Path or None
+        None in memory.
+    writable : bool
+        Whether anything can be added.
+    manifest : dict
+        What the run is; written with `save_manifest`.
+    group : zarr.Group
+        The arrays.
+    """
+
+    def __init__(self, folder: Path | None, manifest: dict[str, Any], *, writable: bool = True) -> None:
+        self.folder, self.manifest, self.writable = folder, manifest, writable
+        backend: LocalStore | MemoryStore
+        if folder is None:
+            backend = MemoryStore()
+        else:
+            backend = LocalStore(folder / "data.zarr", read_only=not writable)
+        self.group: zarr.Group = zarr.open_group(backend, mode="a" if writable else "r", zarr_format=3)
+
+    @classmethod
+    def create(cls, folder: str | Path | None, manifest: Mapping[str, Any]) -> Store:
+        """A new store in ``folder`` (made if need be), or in memory for None.
+
+        Raises
+        ------
+        TurningpointError
+            If the folder cannot be written, or holds something that is not a run.
+        """
+        content = {"format": FORMAT, **manifest}
+        if folder is None:
+            return cls(None, content)
+        path = Path(folder)
+        with sentences(path):
+            path.mkdir(parents=True, exist_ok=True)
+            strangers = [p.name for p in path.iterdir() if p.name not in ("data.zarr", "locks")]
+            if any(not name.startswith((".", "manifest.json.")) for name in strangers):
+                raise TurningpointError(
+                    f"out is {str(path)!r}, which is not empty and holds no run; accepted: a new folder or a run."
+                )
+            _write_json(path / "manifest.json", content)
+            return cls(path, content)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, writable: bool = True) -> Store:
+        """The store in ``folder``.
+
+        Raises
+        ------
+        TurningpointError
+            If there is no run, or it was written by a newer version.
+        """
+        path = Path(folder)
+        manifest = cls.read_manifest(path)
+        if manifest is None:
+            raise TurningpointError(f"run is {str(path)!r}; accepted: a folder that holds a manifest.json.")
+        if manifest.get("format", 0) > FORMAT:
+            raise TurningpointError(
+                f"run {str(path)!r} has format {manifest['format']}; this version reads up to {FORMAT}."
+            )
+        if writable and not os.access(path, os.W_OK):
+            writable = False
+        with sentences(path):
+            return cls(path, manifest, writable=writable)
+
+    @staticmethod
+    def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+        """The manifest in ``folder``, or None if there is none."""
+        path = Path(folder) / "manifest.json"
+        if not path.is_file():
+            return None
+        try:
+            return cast(dict[str, Any], json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise TurningpointError(f"manifest {str(path)!r} cannot be read: {error}.") from None
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise TurningpointError(
+                f"run {str(self.folder)!r} cannot be written; accepted: a folder you may write to."
+            )
+
+    def save_manifest(self) -> None:
+        """Write the manifest, atomically."""
+        self._check_writable()
+        if self.folder is not None:
+            with sentences(self.folder):
+                _write_json(self.folder / "manifest.json", self.manifest)
+
+    # ---- arrays
+
+    def require(
+        self,
+        name: str,
+        dims: Sequence[str],
+        shape: Sequence[int],
+        chunks: Sequence[int],
+        dtype: str = "float32",
+        attrs: Mapping[str, Any] | None = None,
+    ) -> zarr.Array:
+        """The array ``name``, made if missing and enlarged if smaller; gaps are NaN, or 0 for integers."""
+        self._check_writable()
+        with sentences(self.folder):
+            if name in self.group:
+                array = cast(zarr.Array, self.group[name])
+                if tuple(array.shape) != tuple(shape):
+                    array.resize(tuple(max(a, b) for a, b in zip(array.shape, shape, strict=True)))
+                return array
+            fill = np.nan if np.issubdtype(np.dtype(dtype), np.floating) else 0
+            return self.group.create_array(
+                name,
+                shape=tuple(shape),
+                chunks=tuple(max(1, c) for c in chunks),
+                dtype=dtype,
+                fill_value=fill,
+                dimension_names=list(dims),
+                attributes=dict(attrs or {}),
+                config={"write_empty_chunks": True},
+            )
+
+    def write(self, name: str, values: np.ndarray, region: Sequence[Index] = ()) -> None:
+        """Write ``values`` into a region of an array; the region's missing trailing axes are whole."""
+        with sentences(self.folder):
+            array = cast(zarr.Array, self.group[name])
+            array[(*region, ...)] = _packed(values, array.dtype)
+
+    def read(self, name: str, region: Sequence[Index] = ()) -> np.ndarray:
+        """A region of an array as it is meant: uint8 images come back as float32 in [-1, 1]."""
+        array = cast(zarr.Array, self.group[name])
+        return unpacked(np.asarray(array[(*region, ...)]), dict(array.attrs))
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array or a group of this name."""
+        return name in self.group
+
+    def dataset(self, group: str | None = None) -> xr.Dataset:
+        """All arrays of the run, or of one of its groups, opened lazily by xarray."""
+        dataset: xr.Dataset = xr.open_zarr(
+            self.group.store,
+            group=group,
+            consolidated=False,
+            zarr_format=3,
+            chunks=None,
+            mask_and_scale=False,
+        )
+        return dataset
+
+    # ---- workers
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the run while its manifest or the sizes of its arrays change."""
+        if self.folder is None:
+            yield
+            return
+        self._check_writable()
+        with sentences(self.folder):
+            (self.folder / "locks").mkdir(exist_ok=True)
+            lock = FileLock(self.folder / "locks" / "run.lock", timeout=60)
+        try:
+            with sentences(self.folder):
+                lock.acquire()
+        except Timeout:
+            raise TurningpointError(
+                f"run {str(self.folder)!r} is being changed by another process."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def claim(self, unit: str) -> FileLock | None:
+        """A held lock on a unit of work; None if another process holds it."""
+        if self.folder is None:
+            return FileLock(os.devnull)
+        with sentences(self.folder):
+            (self.folder / "locks").mkdir(exist_ok=True)
+            lock = FileLock(self.folder / "locks" / f"{unit}.lock", blocking=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                return None
+        return lock
+
+    def forget_locks(self) -> None:
+        """Remove the lock files of a finished run."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder / "locks", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def sentences(folder: Path | None) -> Iterator[None]:
+    """Turn the operating system's refusals while writing into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
+            raise SimulationError(
+                f"the disk of {str(folder)!r} is full; make room and give the same command again to continue."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise TurningpointError(
+                f"out is {str(folder)!r}, which cannot be written; accepted: a folder you may write to."
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise TurningpointError(
+                f"out is {str(folder)!r}, where a file stands; accepted: a new folder or a run."
+            ) from error
+        raise
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _packed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What is written for ``values``: images in [-1, 1] become 0..255 where the array is uint8."""
+    if dtype == np.uint8 and np.issubdtype(values.dtype, np.floating):
+        return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+    return np.asarray(values, dtype=dtype)
+
+
+def unpacked(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
+    """The inverse of how an array is packed, by its attributes; float16 becomes float32."""
+    if attrs.get("packing") == "uint8":
+        return values.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return values.astype(np.float32) if values.dtype == np.float16 else values

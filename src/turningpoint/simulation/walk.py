@@ -1,0 +1,150 @@
+"""Walks: the paths to simulate, as values.
+
+A walk says how it starts, which times it visits, under which condition, and what it records on the
+way.  Walks may part from another one: a trunk is simulated once, however many branches it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import TurningpointError, one_of
+from .noise import Address
+
+SAME_TIME = 1e-9
+"""Two times closer than this are one."""
+
+
+@dataclass(frozen=True)
+class FromNoise:
+    """Start at the first time from pure noise: x = sigma z."""
+
+
+@dataclass(frozen=True, eq=False)
+class FromImage:
+    """Start from a clean item noised to the first time: x = alpha x_0 + sigma z.
+
+    Parameters
+    ----------
+    x_0 : array (*shape)
+        What the sampler works on: an image, or a latent.
+    """
+
+    x_0: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FromState:
+    """Start from a given state at the first time.
+
+    Parameters
+    ----------
+    x_t : array (*shape)
+        The state.
+    """
+
+    x_t: np.ndarray
+
+
+@dataclass(frozen=True)
+class FromTrunk:
+    """Start as a copy of the walk that this one is a branch of, where it passes the first time."""
+
+
+Start = FromNoise | FromImage | FromState | FromTrunk
+
+RECORDED = ("state", "estimate")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Something to keep on the way, besides the final item which is always kept.
+
+    Parameters
+    ----------
+    what : str
+        ``state``, x_t as the walk reaches a time; or ``estimate``, the denoiser's x_0 at that time.
+    times : sequence of float
+        Where; they are put on the grid of every walk that passes them.
+    name : str, optional
+        The array's name in the run; by default ``what``.
+    function : callable, optional
+        Maps a batch (B, *shape) to (B, ...) before it is kept, so that nothing large is stored.
+
+    Raises
+    ------
+    TurningpointError
+        If ``what`` is neither, or a time is outside [0, 1].
+    """
+
+    what: str
+    times: tuple[float, ...]
+    name: str = ""
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.what not in RECORDED:
+            raise one_of("record", self.what, RECORDED)
+        times = tuple(float(t) for t in self.times)
+        lowest = 0.0 if self.what == "state" else SAME_TIME
+        if not times or min(times) < lowest or max(times) > 1:
+            raise TurningpointError(f"times of a record are {times}; accepted: times in [0, 1].")
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "name", self.name or self.what)
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """One path.
+
+    Parameters
+    ----------
+    address : Address
+        Its coordinates, which are the key of its noise and of its place in the run.
+    start : FromNoise, FromImage, FromState or FromTrunk
+        How it starts.
+    times : array (n + 1,)
+        The times it visits, decreasing, the last being 0.
+    condition : mapping
+        What the model is told: ``{"label": 3}``, ``{}``.
+    records : sequence of Record
+        What is kept on the way.
+    branches : sequence of Walk
+        Walks that start ``FromTrunk`` at one of this walk's times.
+    """
+
+    address: Address
+    start: Start
+    times: np.ndarray
+    condition: Mapping[str, Any] = field(default_factory=dict)
+    records: Sequence[Record] = ()
+    branches: Sequence[Walk] = ()
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            object.__setattr__(self, "times", with_times(self.times, record.times))
+        if any(not _is_among(branch.times[0], self.times) for branch in self.branches):
+            raise TurningpointError("a branch starts at a time that its trunk does not visit.")
+
+    def steps(self) -> int:
+        """The reverse steps of this walk and of all its branches."""
+        return len(self.times) - 1 + sum(branch.steps() for branch in self.branches)
+
+
+def with_times(grid: np.ndarray, times: Sequence[float]) -> np.ndarray:
+    """``grid`` with those of ``times`` that it passes put on it.
+
+    >>> with_times(np.array([0.5, 0.25, 0.0]), [0.9, 0.4, 0.25])
+    array([0.5 , 0.4 , 0.25, 0.  ])
+    """
+    inside = [t for t in times if grid[-1] <= t <= grid[0] and not _is_among(t, grid)]
+    return np.array(sorted([*grid, *inside], reverse=True))
+
+
+def _is_among(time: float, grid: np.ndarray) -> bool:
+    return bool(np.any(np.abs(grid - time) < SAME_TIME))

@@ -1,0 +1,1 @@
+"""From readings to numbers with error bars: retention, bootstrap, critical windows."""

@@ -1,0 +1,233 @@
+r"""Retention: one number for "is this feature decided yet?"
+
+For a starting image :math:`x_i`, its U-turns :math:`x'_{ir}` at one time, and a reading f:
+
+=============  =========================================================  ==========================================
+kind           kept (raw)                                                 chance
+=============  =========================================================  ==========================================
+categorical    :math:`k = P[f(x_i) = f(x'_{ir})]`                         :math:`c = P[f(x_i) = f(x'_{jr})], j \ne i`
+scalar,        :math:`k = E \|f(x_i) - f(x'_{ir})\|^2`                    :math:`c = E \|f(x_i) - f(x'_{jr})\|^2`
+vector
+comparison     :math:`k = E s(x_i, x'_{ir})`                              :math:`c = E s(x_i, x'_{jr})`
+=============  =========================================================  ==========================================
+
+.. math:: r = \frac{k - c}{b - c},
+
+with b the value for equal images: 1, 0 and :math:`s_{max}`; for categories this is Cohen's kappa form, for
+numbers it is :math:`1 - k / c`.  1: nothing has changed; 0: the image that came back is a fresh draw.
+Chance is estimated from the U-turns of *other* items under the same condition and at the same time,
+so that a model's own errors cancel; for categories and numbers all pairs are used, through sums over
+items alone, so the cost is linear in their number.
+
+With bootstrap weights :math:`w_i` (see `bootstrap`), :math:`k = \sum_i w_i k_i / \sum_i w_i` and
+:math:`c = \sum_{i \ne j} w_i w_j c_{ij} / \sum_{i \ne j} w_i w_j`: an item drawn twice is never its own stranger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bootstrap import interval
+
+CHANCE_LIMIT = 0.95
+"""Where other items' U-turns agree more often than this, retention of a category is not defined."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """One reading of all images of a run.
+
+    Parameters
+    ----------
+    kind : str
+        ``categorical``, ``scalar``, ``vector`` or ``comparison``.
+    start : array
+        Of the starting images: (N,), or (N, d) for vectors; unused for comparisons.
+    back : array
+        Of what came back: (N, R, T), or (N, R, T, d); for a comparison, of each image with its start.
+    condition : array (N,)
+        Items with equal entries were simulated under the same condition.
+    other : array (N, R, T, M), optional
+        A comparison of each image with the starts of M other items of its condition.
+    partner : array (N, M), optional
+        Which items these are, -1 for none.
+    largest : float
+        A comparison's value for equal images.
+    """
+
+    kind: str
+    start: np.ndarray
+    back: np.ndarray
+    condition: np.ndarray
+    other: np.ndarray | None = None
+    partner: np.ndarray | None = None
+    largest: float = 1.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Retention over time; row 0 of each array is the estimate, the others are bootstrap samples.
+
+    Attributes
+    ----------
+    kept, chance, retention : array (S + 1, T)
+        See the module's docstring.
+    reason : str
+        Why retention is NaN somewhere; empty if it is nowhere.
+    """
+
+    kept: np.ndarray
+    chance: np.ndarray
+    retention: np.ndarray
+    reason: str
+
+    def band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """The bootstrap band of the retention, two arrays (T,); NaN where the retention is."""
+        low, high = interval(self.retention[1:], level)
+        gap = np.isnan(self.retention[0])
+        return np.where(gap, np.nan, low), np.where(gap, np.nan, high)
+
+
+def curve(readings: Readings, weights: np.ndarray) -> Curve:
+    """The retention of one reading at every time.
+
+    Parameters
+    ----------
+    readings : Readings
+        Of N items, R replicates, T times.
+    weights : array (S + 1, N)
+        From `turningpoint.statistics.bootstrap.weights`.
+
+    Examples
+    --------
+    >>> start = np.array([0, 0, 1, 1])
+    >>> back = start.reshape(4, 1, 1)                       # every class came back
+    >>> c = curve(Readings("categorical", start, back, np.zeros(4)), np.ones((1, 4)))
+    >>> c.kept.item(), round(c.chance.item(), 3), c.retention.item()
+    (1.0, 0.333, 1.0)
+    """
+    moments: dict[str, Callable[[Readings, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+        "categorical": _categorical,
+        "scalar": _squared_distance,
+        "vector": _squared_distance,
+        "comparison": _comparison,
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept, chance = moments[readings.kind](readings, weights)
+        best = {"categorical": 1.0, "comparison": readings.largest}.get(readings.kind, 0.0)
+        reason = _undefined(readings, chance[0], best)
+        retention = (kept - chance) / (best - chance)
+    undefined = np.array([bool(r) for r in reason])
+    retention = np.where(undefined | ~np.isfinite(retention), np.nan, retention)
+    return Curve(kept, chance, retention, next((r for r in reason if r), ""))
+
+
+def _undefined(readings: Readings, chance: np.ndarray, best: float) -> list[str]:
+    """For every time, why there is no retention, or nothing."""
+    reasons = []
+    for c in chance:
+        if np.isnan(c):
+            reasons.append("no two starting images share a condition, so chance cannot be estimated")
+        elif readings.kind == "categorical" and c > CHANCE_LIMIT:
+            reasons.append(f"chance agreement is already {c:.2f}; look at what is kept")
+        elif np.isclose(c, best, rtol=0, atol=1e-12):
+            reasons.append("the feature is the same in all images")
+        else:
+            reasons.append("")
+    return reasons
+
+
+def _pairs(
+    condition: np.ndarray,
+    weights: np.ndarray,
+    term: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """sum c_ij / sum n_ij over pairs i != j that share a condition; ``term`` gives both for one group."""
+    total, count = 0.0, 0.0
+    for value in np.unique(condition):
+        group = np.flatnonzero(condition == value)
+        if len(group) > 1:
+            c, n = term(group, weights[:, group])
+            total, count = total + c, count + n
+    if isinstance(count, float):
+        return np.full((len(weights), 1), np.nan)
+    return np.where(np.asarray(count) > 1e-9, np.asarray(total) / np.asarray(count), np.nan)
+
+
+def _mean(values: np.ndarray, valid: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted mean over items of ``values`` (N, R, T), averaged over valid replicates: (S, T)."""
+    n = valid.sum(1)
+    per_item = np.where(valid, values, 0).sum(1) / np.maximum(n, 1)
+    seen = (n > 0).astype(float)
+    return (weights @ (per_item * seen)) / (weights @ seen)
+
+
+def _categorical(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    start, back = r.start.astype(float), r.back.astype(float)
+    valid = ~np.isnan(back) & ~np.isnan(start)[:, None, None]
+    kept = _mean(back == start[:, None, None], valid, weights)
+    values = np.unique(start[~np.isnan(start)])
+
+    def term(group: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x, y = start[group], back[group]
+        u, m = (~np.isnan(x)).astype(float), (~np.isnan(y)).sum(1).astype(float)  # (n,), (n, T)
+        count = (w @ u)[:, None] * (w @ m) - w**2 @ (u[:, None] * m)
+        total = np.zeros_like(count)
+        for value in values:
+            a, b = (x == value).astype(float), (y == value).sum(1).astype(float)
+            total += (w @ a)[:, None] * (w @ b) - w**2 @ (a[:, None] * b)
+        return total, count
+
+    return kept, np.broadcast_to(_pairs(r.condition, weights, term), kept.shape)
+
+
+def _squared_distance(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    start = r.start.astype(float).reshape(len(r.start), -1)  # (N, d)
+    back = r.back.astype(float).reshape(*r.back.shape[:3], -1)  # (N, R, T, d)
+    centre = np.nanmean(start, 0) if np.isfinite(start).any() else 0.0
+    start, back = start - centre, back - centre  # differences of large numbers lose digits
+    u, v = np.isfinite(start).all(1), np.isfinite(back).all(-1)
+    start, back = np.where(u[:, None], start, 0), np.where(v[..., None], back, 0)
+    kept = _mean(np.square(back - start[:, None, None]).sum(-1), v & u[:, None, None], weights)
+
+    def term(group: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        f, g = start[group], back[group].sum(1)  # (n, d), (n, T, d)
+        uu, m = u[group].astype(float), v[group].sum(1).astype(float)
+        f2, g2 = np.square(f).sum(1) * uu, np.square(back[group]).sum((1, 3))
+        count = (w @ uu)[:, None] * (w @ m) - w**2 @ (uu[:, None] * m)
+        cross = _bilinear(f, g, w)
+        total = (w @ f2)[:, None] * (w @ m) + (w @ uu)[:, None] * (w @ g2) - 2 * cross
+        own = f2[:, None] * m + uu[:, None] * g2 - 2 * np.einsum("nd,ntd->nt", f, g)
+        return total - w**2 @ own, count
+
+    return kept, np.broadcast_to(_pairs(r.condition, weights, term), kept.shape)
+
+
+def _bilinear(f: np.ndarray, g: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """sum_ij w_i w_j f_i . g_jt for f (n, d), g (n, T, d), w (S, n): (S, T), by the cheaper of two ways."""
+    columns = []
+    for t in range(g.shape[1]):
+        if len(f) <= f.shape[1]:
+            columns.append((w @ (f @ g[:, t].T) * w).sum(1))
+        else:
+            columns.append(((w @ f) * (w @ g[:, t])).sum(1))
+    return np.stack(columns, 1)
+
+
+def _comparison(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    assert r.other is not None
+    assert r.partner is not None
+    kept = _mean(r.back, np.isfinite(r.back), weights)
+    total, count = np.zeros_like(kept), np.zeros_like(kept)
+    for m in range(r.partner.shape[1]):
+        j = r.partner[:, m]
+        values = r.other[..., m]
+        valid = np.isfinite(values) & (j >= 0)[:, None, None]
+        # strangers of i are other items; both ends of a pair carry their weights
+        pair = weights * weights[:, np.maximum(j, 0)]
+        total = total + pair @ np.where(valid, values, 0).sum(1)
+        count = count + pair @ valid.sum(1)
+    return kept, np.where(count > 1e-9, total / np.where(count > 0, count, 1), np.nan)

@@ -1,0 +1,1 @@
+"""Recipes that made the built-in models, and the loop they share."""

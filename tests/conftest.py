@@ -1,0 +1,33 @@
+"""What every test shares: the folder of exact worlds on the path, one thread, and `refuses`."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from turningpoint.errors import TurningpointError
+
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _refuses(match: str = "", kind: type[TurningpointError] = TurningpointError) -> Iterator[None]:
+    with pytest.raises(kind, match=match) as caught:
+        yield
+    text = str(caught.value)
+    assert text.endswith("."), text
+    assert "\n" not in text, text
+    assert not re.search(r"\. [A-Z]", text), f"more than one sentence: {text}"
+
+
+@pytest.fixture
+def refuses():
+    """``with refuses("text"):`` the block raises a TurningpointError of one sentence holding the text."""
+    return _refuses
