@@ -65,7 +65,7 @@ def read(
         store.write(f"{group}/partner", partner)
     if not store.group[group].attrs.get("read"):
         for name, values in one.read(start).items():
-            dims = ("item", "feature")[: values.ndim]
+            dims = ("item", f"feature_{name}")[: values.ndim]
             store.require(f"{group}/start.{name}", dims, values.shape, values.shape, str(values.dtype))
             store.write(f"{group}/start.{name}", values)
         store.group[group].attrs["read"] = True
@@ -110,7 +110,7 @@ def _read_unit(
     dims = ("item", "replicate", "time")
     for name, array in values.items():
         tail = array.shape[1:]
-        extra = ("stranger",) if name.startswith("other.") else ("feature",)
+        extra = ("stranger",) if name.startswith("other.") else (f"feature_{name.removeprefix('back.')}",)
         integer = np.issubdtype(array.dtype, np.integer)
         dtype = "int64" if integer else "float32" if array.dtype == np.float32 else "float64"
         extra = extra if tail else ()

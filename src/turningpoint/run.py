@@ -172,13 +172,19 @@ class Run:
             if name in dataset.coords:
                 dataset[name].attrs["units"] = unit or self.settings["model"].get("native_unit", "")
         for name in self.measured():
+            if self._is_stale(name):
+                continue
             group = self.store.dataset(f"readings/{name}")
             for variable in group.data_vars:
                 if variable != "done":
                     array = group[variable]
                     feature = ".".join([name, *str(variable).split(".")[1:]]).removesuffix(".")
                     side = str(variable).split(".")[0]
-                    extra = {d: f"{feature}_{d}" for d in array.dims if d in ("feature", "stranger")}
+                    extra = {
+                        d: f"{feature}_{str(d).partition('_')[0]}"
+                        for d in array.dims
+                        if d not in dataset.dims
+                    }
                     array = array.drop_vars([c for c in array.coords if c not in dataset.coords])
                     named = feature if side == "back" else f"{feature}_{side}"
                     values_of = self._in_time_order(array.values, array.dims)
@@ -311,9 +317,15 @@ class Run:
             f"feature is {feature!r}, which this run has not measured; measured: {known}."
         )
 
-    def _check_read(self, name: str) -> None:
+    def _is_stale(self, name: str) -> bool:
+        """Whether walks have ended that the measure has not read."""
         flags = f"readings/{name}/done"
-        if not self.store.has(flags) or not np.array_equal(self.store.read(flags), self.store.read("done")):
+        return not self.store.has(flags) or not np.array_equal(
+            self.store.read(flags), self.store.read("done")
+        )
+
+    def _check_read(self, name: str) -> None:
+        if self._is_stale(name):
             raise TurningpointError(
                 f"the run has gone on since {name!r} read it; call run.measure({name!r}), or: turningpoint measure."
             )

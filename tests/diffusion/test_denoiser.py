@@ -52,7 +52,9 @@ class TestPredictions:
 
     def test_the_network_sees_its_native_clock(self):
         network = Told(torch.zeros(2, 1))
-        NetworkDenoiser(network, DiscreteVP.named("linear"), (1,))(torch.zeros(2, 1), torch.tensor([0.5, 1.0]))
+        NetworkDenoiser(network, DiscreteVP.named("linear"), (1,))(
+            torch.zeros(2, 1), torch.tensor([0.5, 1.0])
+        )
         torch.testing.assert_close(network.native, torch.tensor([499.0, 999.0]))
         NetworkDenoiser(network, EDM(), (1,))(torch.zeros(2, 1), torch.ones(2))
         torch.testing.assert_close(network.native, torch.tensor([80.0, 80.0]))

@@ -1,5 +1,6 @@
 """Samplers: step by step beside diffusers and beside the papers' algorithms, and against closed forms."""
 
+import itertools
 import math
 
 import diffusers
@@ -44,7 +45,7 @@ def bounded(x, t):
 def walk(method, denoise, x, times, clock, noise=None):
     """The states along ``times``; ``noise`` has one row per step."""
     states = [x]
-    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for k, (t, s) in enumerate(itertools.pairwise(times)):
         ones = torch.ones(len(x), dtype=torch.float64)
         z = None if noise is None else noise[k]
         x = method.step(denoise, x, t * ones, s * ones, clock, z)
@@ -295,7 +296,7 @@ class TestGaussian:
             times[0] = t_start
             probe = torch.tensor([[m], [0.0], [1.0], [0.0]], dtype=torch.float64)
             z = torch.tensor([[0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
-            for t, s in zip(times[:-1], times[1:], strict=True):
+            for t, s in itertools.pairwise(times):
                 ones = torch.ones(4, dtype=torch.float64)
                 b, a, c = DDPM().step(world, probe, t * ones, s * ones, clock, z)[1:, 0].tolist()
                 a, c = a - b, c - b
@@ -314,7 +315,7 @@ class TestGaussian:
         generator = torch.Generator().manual_seed(0)
         x = x_t.expand(count, 2)
         times, ones = Grid(800, "logsnr").below(start, clock), torch.ones(count, dtype=torch.float64)
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in itertools.pairwise(times):
             z = torch.randn(count, 2, generator=generator)
             x = DDPM().step(world, x, t * ones, s * ones, clock, z)
         alpha, sigma = float(clock.alpha(start)), float(clock.sigma(start))

@@ -221,7 +221,8 @@ def test_files_are_the_same_bytes_in_another_process(tmp_path):
 def test_inline_pictures_share_a_page():
     windows, _ = synthetic(["class"])
     windows.loc[0, "label"] = "<script>alert('$x^2$')</script>"
-    text = inline(timeline(windows, CLOCK, (-6, 6)), "one", 'a "timeline"')
+    svg = render(timeline(windows, CLOCK, (-6, 6)), "svg").decode()
+    text = inline(svg, "one", 'a "timeline"')
     root = ElementTree.fromstring(text)
     assert root.get("aria-label") == 'a "timeline"'
     assert "script" not in text

@@ -99,9 +99,7 @@ class TestRecorded:
         noise = RecordedNoise({self.address: np.zeros((1, 2))}, otherwise=seeded)
         np.testing.assert_array_equal(noise.draw(self.address, 0, (2,)), [0, 0])
         for address, index in ((self.address, 1), (Address(0), 0)):
-            np.testing.assert_array_equal(
-                noise.draw(address, index, (2,)), seeded.draw(address, index, (2,))
-            )
+            np.testing.assert_array_equal(noise.draw(address, index, (2,)), seeded.draw(address, index, (2,)))
 
     def test_times_that_differ_by_rounding_are_one(self):
         noise = RecordedNoise({Address(0, 0, 0.3): np.ones((1, 2))})

@@ -161,6 +161,22 @@ class TestManifest:
         Store.create(tmp_path, {"question": "when"})
         assert Store.open(tmp_path).manifest["question"] == "when"
 
+    def test_another_process_makes_the_group_first(self, tmp_path, monkeypatch):
+        """The same command started twice at once: both see no group, one of them makes it first."""
+        make, made = zarr.open_group, []
+
+        def beaten(*args, **kwargs):
+            group = make(*args, **kwargs)
+            if not made:
+                made.append(group)
+                raise zarr.errors.ContainsGroupError(group.store, "")
+            return group
+
+        monkeypatch.setattr(zarr, "open_group", beaten)
+        store = Store.create(tmp_path / "run", {})
+        keep(store, "float32")
+        np.testing.assert_array_equal(store.read("final"), IMAGES)
+
     def test_a_folder_left_by_a_kill_before_the_arrays(self, tmp_path, refuses):
         (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}))
         with refuses("run is"):  # a reader has nothing to read
@@ -297,10 +313,10 @@ class TestRefusals:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", full)
-            patch.setattr(Path, "replace", lambda self, target: full(self, target))
+            patch.setattr(Path, "replace", full)
             with refuses("is full", SimulationError):
-                store.write("final", -IMAGES)
-        np.testing.assert_array_equal(store.read("final"), IMAGES)  # a chunk is old or new, never half
+                store.write("final", -IMAGES[:2], (slice(0, 2),))  # one chunk
+        np.testing.assert_array_equal(store.read("final"), IMAGES)  # which is old or new, never half
         store.write("final", -IMAGES)
         np.testing.assert_array_equal(store.read("final"), -IMAGES)
 

@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,7 +99,7 @@ class Denoiser(nn.Module, ABC):
         """
         if self.n_classes is None:
             return {}
-        labels = [c.get("label", UNCONDITIONAL) for c in conditions]
+        labels = [UNCONDITIONAL if c.get("label") is None else int(c["label"]) for c in conditions]
         return {"label": torch.tensor(labels, dtype=torch.long, device=device)}
 
     def check_condition(self, condition: Mapping[str, Any]) -> None:
@@ -109,6 +110,8 @@ class Denoiser(nn.Module, ABC):
             raise TurningpointError(f"{unknown[0]} is given, but the model {self.name!r} takes none.")
         if label is not None and self.n_classes is None:
             raise TurningpointError(f"label is {label}, but the model {self.name!r} takes no labels.")
+        if label is not None and not isinstance(label, int | np.integer):
+            raise TurningpointError(f"label is {label!r}; accepted: 0 to {cast(int, self.n_classes) - 1}.")
         if label is not None and not UNCONDITIONAL <= label < cast(int, self.n_classes):
             raise TurningpointError(f"label is {label}; accepted: 0 to {cast(int, self.n_classes) - 1}.")
 
@@ -121,8 +124,16 @@ class Denoiser(nn.Module, ABC):
         return None
 
     def fingerprint_config(self) -> dict[str, Any]:
-        """What identifies the model besides its weights, for the manifest of a run."""
-        return {"class": type(self).__name__, "shape": list(self.shape), "schedule": self.schedule.config()}
+        """What identifies the model besides its tensors: its class, clock, and public plain attributes."""
+        plain = {
+            key: value
+            for key, value in vars(self).items()
+            if isinstance(value, int | float | str)
+            and not key.startswith("_")
+            and key not in ("training", "name")
+        }
+        base = {"class": type(self).__name__, "shape": list(self.shape), "schedule": self.schedule.config()}
+        return base | plain
 
 
 class NetworkDenoiser(Denoiser):
@@ -197,6 +208,3 @@ class NetworkDenoiser(Denoiser):
         if self.predicts == "v":
             return (alpha_t * x_t - sigma_t * output) / (alpha_t**2 + sigma_t**2)
         return (x_t - sigma_t * output) / (alpha_t + sigma_t)
-
-    def fingerprint_config(self) -> dict[str, Any]:
-        return {**super().fingerprint_config(), "predicts": self.predicts}

@@ -18,8 +18,10 @@ that time put exactly on it: ``--steps`` always counts the steps of the full gri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -70,8 +72,10 @@ class Grid:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise one_of("grid", self.kind, KINDS)
-        if isinstance(self.steps, bool) or int(self.steps) != self.steps or self.steps < 1:
+        whole = isinstance(self.steps, Real) and not isinstance(self.steps, bool)
+        if not whole or not 1 <= self.steps < math.inf or int(self.steps) != self.steps:
             raise TurningpointError(f"steps is {self.steps}; accepted: a whole number of at least 1.")
+        object.__setattr__(self, "steps", int(self.steps))
 
     @classmethod
     def explicit(cls, times: Sequence[float]) -> Grid:

@@ -20,6 +20,9 @@ from ..simulation.progress import shown
 from ..simulation.walk import FromNoise, Record, Walk
 from .planning import CHUNK, Setup, check_store, digest, find_or_create, image_dims, record_settings, simulate
 
+FROM_NOISE = 1
+"""The stream of noise of walks that start from pure noise."""
+
 
 def generate(
     model: str | Denoiser,
@@ -88,7 +91,9 @@ def generate(
                 f"noise has shape {given.shape}; accepted: ({wanted}, {', '.join(map(str, shape))})."
             )
         n = len(given)
-        draws = RecordedNoise({Address(i): z[None] for i, z in enumerate(given)}, otherwise=source)
+        draws = RecordedNoise(
+            {Address(i, stream=FROM_NOISE): z[None] for i, z in enumerate(given)}, otherwise=source
+        )
     else:
         draws = source
     if n is None or isinstance(n, bool) or int(n) != n or n < 1:
@@ -142,6 +147,9 @@ def _walks(
     block: int, times: np.ndarray, conditions: Sequence[dict[str, Any]], records: Sequence[Record]
 ) -> Callable[[Sequence[int]], list[Walk]]:
     def make(offsets: Sequence[int]) -> list[Walk]:
-        return [Walk(Address(block + i), FromNoise(), times, conditions[block + i], records) for i in offsets]
+        return [
+            Walk(Address(block + i, stream=FROM_NOISE), FromNoise(), times, conditions[block + i], records)
+            for i in offsets
+        ]
 
     return make

@@ -163,7 +163,12 @@ def find_or_create(
     if existing is None:
         assert not isinstance(out, Store)
         manifest = {"kind": kind, "settings": dict(settings), "axes": dict(axes)}
-        return Store.create(out, manifest | {"versions": versions(), "command": command}), dict(axes)
+        try:
+            created = Store.create(out, manifest | {"versions": versions(), "command": command})
+            return created, dict(axes)
+        except FileExistsError:  # the same command, started at the same moment, was faster
+            assert out is not None
+            existing = Store.read_manifest(out) or {}
     differ = differences({"kind": existing["kind"], **existing["settings"]}, {"kind": kind, **settings})
     if differ:
         raise TurningpointError(

@@ -94,7 +94,7 @@ def retention(
                     axes, k, str(curve["label"].iloc[0]), MUTED if curve["retention"].isna().all() else color
                 )
                 _curve(axes, curve, window[0] if window else None, color)
-            _reasons(axes, curves[curves["feature"].isin(names)])
+            _floor(axes, curves[curves["feature"].isin(names)])
             clocks(axes, schedule, (low, high), gap=0.13)
             if place + columns >= len(panels):
                 direction(axes)
@@ -172,15 +172,17 @@ def _curve(axes: Axes, curve: pd.DataFrame, window: dict[Any, Any] | None, color
         axes.plot(window["centre"], 0.5, "o", color=color, markersize=3.6, mew=0.5, mec="white", zorder=4)
 
 
-def _reasons(axes: Axes, curves: pd.DataFrame) -> None:
-    """Below the curves, why a feature of this panel has none."""
+def _floor(axes: Axes, curves: pd.DataFrame) -> None:
+    """Room for the lowest curve and, below it, for why a feature of this panel has none."""
     lost = curves.groupby("feature", sort=False).filter(lambda curve: bool(curve["retention"].isna().all()))
     lines: list[str] = []
     for reason, rows in lost.groupby("reason", sort=False):
         names = ", ".join(dict.fromkeys(rows["label"].astype(str)))
         lines += textwrap.wrap(" ".join(f"{names}: {reason}".split()), 50)[:3]
+    lowest = float(np.nan_to_num(curves["retention"].min(), nan=0.0))
+    floor = float(np.clip(lowest - 0.04, -0.6, -0.1))
+    axes.set_ylim(floor - 0.06 - 0.1 * len(lines), None)
     if lines:
-        axes.set_ylim(-0.2 - 0.1 * len(lines), None)
         place = axes.get_yaxis_transform()
         text = "\n".join(lines)
-        axes.text(0.03, -0.12, text, transform=place, va="top", size=6.2, style="italic", color=MUTED)
+        axes.text(0.03, floor, text, transform=place, va="top", size=6.2, style="italic", color=MUTED)

@@ -56,13 +56,13 @@ def save(figure: Figure, table: pd.DataFrame, folder: str | Path, name: str) -> 
     return paths
 
 
-def inline(figure: Figure, name: str, description: str) -> str:
-    """The figure as an ``<svg>`` element for an HTML page.
+def inline(svg: str, name: str, description: str) -> str:
+    """A saved picture as an ``<svg>`` element for an HTML page.
 
     Parameters
     ----------
-    figure : Figure
-        The picture.
+    svg : str
+        The file's text.
     name : str
         Prefix of the element's ids, so that several pictures can share a page.
     description : str
@@ -70,8 +70,7 @@ def inline(figure: Figure, name: str, description: str) -> str:
     """
     from xml.sax.saxutils import quoteattr
 
-    text = render(figure, "svg").decode()
-    text = text[text.index("<svg") :]
+    text = svg[svg.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)

@@ -111,8 +111,14 @@ def mix(color: str, other: str, share: float) -> tuple[float, float, float]:
 
 
 def brief(text: object, width: int) -> str:
-    """A user's string on one line of at most ``width`` characters."""
+    """A user's string on one line of at most ``width`` characters; a closing bracket goes first.
+
+    >>> brief("energy of band 2 (2.9-4.9 cycles)", 20)
+    'energy of band 2'
+    """
     line = " ".join(str(text).split())
+    if len(line) > width and line.endswith(")") and line.rfind(" (") > 0:
+        line = line[: line.rfind(" (")]
     return line if len(line) <= width else textwrap.shorten(line, width, placeholder="…") or line[:width]
 
 

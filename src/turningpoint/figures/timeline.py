@@ -101,9 +101,11 @@ def _bar(axes: Axes, y: int, row: dict[Any, Any], sweep: tuple[float, float], co
         _arrow(axes, y, low, -1, sweep, fill)
     if after:
         _arrow(axes, y, high, +1, sweep, fill)
-    for name in ("start", "end"):
+    crowded = row["start_high"] > row["centre_low"] or row["centre_high"] > row["end_low"]
+    for name, aside in (("start", -0.2), ("end", 0.2)):
         if math.isfinite(row[name]):
-            _interval(axes, y, row, name, sweep, color=dark, width=0.7, cap=0.16)
+            cap, place = (0.09, y + aside) if crowded else (0.16, y)
+            _interval(axes, place, row, name, sweep, color=dark, width=0.7, cap=cap)
     if math.isfinite(row["centre"]):
         _interval(axes, y, row, "centre", sweep, color=INK, width=1.3, cap=0.0)
         axes.vlines(row["centre"], y - BAR / 2, y + BAR / 2, color=INK, linewidth=2.0, zorder=5)

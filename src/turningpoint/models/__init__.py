@@ -87,6 +87,10 @@ class _Adopted(Denoiser):
             return self._model(x_t, t)  # type: ignore[no-any-return]
         return self._model(x_t, t, label)  # type: ignore[no-any-return]
 
+    def fingerprint_config(self) -> dict[str, Any]:
+        plain = {k: v for k, v in vars(self._model).items() if isinstance(v, int | float | str)}
+        return super().fingerprint_config() | plain | {"class": type(self._model).__name__}
+
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         offered = getattr(self._model, "classifier", None)
         return offered() if offered is not None else None

@@ -113,6 +113,7 @@ class Engine:
     def simulate(self, walks: Iterable[Walk]) -> Iterator[Finished]:
         """Simulate walks, drawn from the iterable as slots fall free, and yield each when it ends."""
         source = iter(walks)
+        self._waiting.clear()
         self._allocate(self.batch)
         while True:
             self._fill(source)
@@ -252,6 +253,8 @@ class Engine:
                 arrived.append(i)
             else:
                 path.phase += 1
+        if len(busy) < self.batch:  # padding stays what it is: repeated steps would make it diverge
+            self._x[torch.tensor([path is None for path in self._slots])] = 0
         self.steps += len(arrived)
         self._arrive(arrived)
         ended: list[Finished] = []
@@ -262,7 +265,7 @@ class Engine:
                 path = self._path(i)
                 self._slots[i] = None
                 self._x[i] = 0
-                ended.append(Finished(path.walk, {"final": final.copy(), **_stack(path)}))
+                ended.append(Finished(path.walk, {"final": final.copy(), **_stack(path, final, self.device)}))
         return ended
 
     def _path(self, i: int) -> _Path:
@@ -306,13 +309,22 @@ class Engine:
                         path.kept.setdefault(record.name, {})[k] = kept[0].cpu().numpy().copy()
 
 
-def _stack(path: _Path) -> dict[str, np.ndarray]:
+def _stack(path: _Path, final: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:
     stacked = {}
     for record in path.walk.records:
         rows = path.kept.get(record.name, {})
+        if len(rows) == len(record.times):
+            stacked[record.name] = np.stack([rows[k] for k in range(len(rows))])
+            continue
         if rows:
-            gap = np.full_like(next(iter(rows.values())), np.nan)
-            stacked[record.name] = np.stack([rows.get(k, gap) for k in range(len(record.times))])
+            like = next(iter(rows.values()))
+        elif record.function is None:
+            like = final
+        else:
+            like = record.function(torch.from_numpy(final[None]).to(device))[0].cpu().numpy()
+        kind = like.dtype if np.issubdtype(like.dtype, np.floating) else np.dtype(np.float32)
+        gap = np.full(like.shape, np.nan, kind)
+        stacked[record.name] = np.stack([rows.get(k, gap) for k in range(len(record.times))])
     return stacked
 
 

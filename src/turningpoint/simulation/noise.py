@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,11 +30,15 @@ class Address:
         The starting point, and the number of the repetition.
     time : float
         The time t at which the walk leaves, in (0, 1].
+    stream : int
+        0, but for walks from pure noise 1: a U-turn at t = 1 must not repeat the noise of the generation
+        that made its starting image.
     """
 
     item: int
     replicate: int = 0
     time: float = 1.0
+    stream: int = 0
 
 
 class Noise(Protocol):
@@ -67,6 +71,8 @@ class SeededNoise:
         coordinates = struct.pack(
             "<qqqd", self.seed, address.item, address.replicate, round(address.time, 12)
         )
+        if address.stream:
+            coordinates += struct.pack("<q", address.stream)
         key = int.from_bytes(hashlib.blake2b(coordinates, digest_size=16).digest(), "little")
         philox = np.random.Philox(key=key, counter=[0, index, 0, 0])
         return np.random.Generator(philox).standard_normal(tuple(shape), dtype=np.float32)
@@ -100,9 +106,13 @@ class RecordedNoise:
     draws: Mapping[Address, np.ndarray]
     otherwise: Noise | None = None
 
+    def __post_init__(self) -> None:
+        rounded = {replace(a, time=round(a.time, 12)): rows for a, rows in self.draws.items()}
+        object.__setattr__(self, "draws", rounded)
+
     def draw(self, address: Address, index: int, shape: Sequence[int]) -> np.ndarray:
         """See `Noise.draw`."""
-        recorded = self.draws.get(address)
+        recorded = self.draws.get(replace(address, time=round(address.time, 12)))
         if recorded is not None and index < len(recorded):
             z = np.asarray(recorded[index], dtype=np.float32)
             if z.shape != tuple(shape):

@@ -18,12 +18,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
+from zarr.errors import ContainsGroupError
 from zarr.storage import LocalStore, MemoryStore
 
 from ..errors import SimulationError, TurningpointError
@@ -59,7 +60,11 @@ class Store:
             backend = MemoryStore()
         else:
             backend = LocalStore(folder / "data.zarr", read_only=not writable)
-        self.group: zarr.Group = zarr.open_group(backend, mode="a" if writable else "r", zarr_format=3)
+        mode: Literal["a", "r"] = "a" if writable else "r"
+        try:
+            self.group: zarr.Group = zarr.open_group(backend, mode=mode, zarr_format=3)
+        except ContainsGroupError:  # another process made it between the look and the making
+            self.group = zarr.open_group(backend, mode=mode, zarr_format=3)
 
     @classmethod
     def create(cls, folder: str | Path | None, manifest: Mapping[str, Any]) -> Store:
@@ -69,6 +74,8 @@ class Store:
         ------
         TurningpointError
             If the folder cannot be written, or holds something that is not a run.
+        FileExistsError
+            If it holds a run, perhaps since a moment ago: open that.
         """
         content = {"format": FORMAT, **manifest}
         if folder is None:
@@ -77,6 +84,8 @@ class Store:
         with sentences(path):
             path.mkdir(parents=True, exist_ok=True)
             strangers = [p.name for p in path.iterdir() if p.name not in ("data.zarr", "locks")]
+            if "manifest.json" in strangers:
+                raise FileExistsError(path)
             if any(not name.startswith((".", "manifest.json.")) for name in strangers):
                 raise TurningpointError(
                     f"out is {str(path)!r}, which is not empty and holds no run; accepted: a new folder or a run."
@@ -103,6 +112,8 @@ class Store:
             )
         if writable and not os.access(path, os.W_OK):
             writable = False
+        if not writable and not (path / "data.zarr").is_dir():
+            raise TurningpointError(f"run is {str(path)!r}, which holds no data.zarr; accepted: a whole run.")
         with sentences(path):
             return cls(path, manifest, writable=writable)
 
@@ -113,7 +124,10 @@ class Store:
         if not path.is_file():
             return None
         try:
-            return cast(dict[str, Any], json.loads(path.read_text()))
+            content = json.loads(path.read_text())
+            if not isinstance(content, dict) or not isinstance(content.get("format", 0), int):
+                raise ValueError("it is not a run's")
+            return cast(dict[str, Any], content)
         except (OSError, ValueError) as error:
             raise TurningpointError(f"manifest {str(path)!r} cannot be read: {error}.") from None
 
@@ -265,7 +279,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _packed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """What is written for ``values``: images in [-1, 1] become 0..255 where the array is uint8."""
     if dtype == np.uint8 and np.issubdtype(values.dtype, np.floating):
-        return np.clip(np.rint((values + 1) * 127.5), 0, 255).astype(np.uint8)
+        levels = np.clip(np.rint((values + 1) * 127.5), 0, 255)
+        return np.where(np.isnan(levels), 0, levels).astype(np.uint8)
     return np.asarray(values, dtype=dtype)
 
 

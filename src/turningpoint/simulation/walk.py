@@ -126,6 +126,11 @@ class Walk:
     branches: Sequence[Walk] = ()
 
     def __post_init__(self) -> None:
+        times = np.asarray(self.times, dtype=np.float64)
+        if len(times) < 2 or times[-1] != 0 or times[0] > 1 or not bool((np.diff(times) < 0).all()):
+            raise TurningpointError(
+                f"times of a walk are {times.tolist()}; accepted: at most 1, falling to 0."
+            )
         for record in self.records:
             object.__setattr__(self, "times", with_times(self.times, record.times))
         if any(not _is_among(branch.times[0], self.times) for branch in self.branches):
@@ -142,8 +147,10 @@ def with_times(grid: np.ndarray, times: Sequence[float]) -> np.ndarray:
     >>> with_times(np.array([0.5, 0.25, 0.0]), [0.9, 0.4, 0.25])
     array([0.5 , 0.4 , 0.25, 0.  ])
     """
-    inside = [t for t in times if grid[-1] <= t <= grid[0] and not _is_among(t, grid)]
-    return np.array(sorted([*grid, *inside], reverse=True))
+    for t in times:
+        if grid[-1] <= t <= grid[0] and not _is_among(t, grid):
+            grid = np.array(sorted([*grid, t], reverse=True))
+    return grid
 
 
 def _is_among(time: float, grid: np.ndarray) -> bool:

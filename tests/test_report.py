@@ -1,0 +1,228 @@
+"""The report is one page that tells the answer, loads nothing, and trusts no string."""
+
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from turningpoint.diffusion.schedule import VP, DiscreteVP
+from turningpoint.errors import TurningpointError
+from turningpoint.figures.answer import answer
+from turningpoint.report import report
+
+TIMES = np.linspace(0.05, 0.9, 12)
+CENTRES = {"class": -3.0, "morphometry.mass": -1.0, "frequency.band0": -4.5, "frequency.band4": 2.0}
+
+
+class FakeRun:
+    """What the report needs of a run, with logistic retentions."""
+
+    def __init__(self, folder=None, schedule=None, shape=(1, 8, 8), classes=True, label="mass"):
+        self.folder, self.schedule, self.shape, self.classes = folder, schedule or VP(), shape, classes
+        self.labels = {name: name.partition(".")[2] or name for name in CENTRES} | {"morphometry.mass": label}
+        self.manifest = {
+            "kind": "uturn",
+            "settings": {
+                "model": {"name": "digits", "fingerprint": "sha256:0123abcd"},
+                "sampler": {"name": "ddpm"},
+                "grid": {"kind": "logsnr", "steps": 40},
+                "seed": 7,
+                "guidance": None,
+            },
+            "axes": {"items": 10, "replicates": 2, "times": TIMES.tolist()},
+            "versions": {"turningpoint": "0.1.0", "torch": "2.11"},
+            "command": "turningpoint uturn digits --items 10 --replicates 2 --seed 7",
+        }
+        rng = np.random.default_rng(0)
+        self.logsnr = self.schedule.logsnr(TIMES).numpy()
+        coords = {"t": ("time", TIMES), "logsnr": ("time", self.logsnr), "native": ("time", TIMES)}
+        dims = ("channel", "y", "x") if len(shape) == 3 else ("feature",)
+        self.start = xr.DataArray(rng.uniform(-1, 1, (10, *shape)), dims=("item", *dims))
+        back = rng.uniform(-1, 1, (10, 2, len(TIMES), *shape))
+        self.images = xr.DataArray(back, dims=("item", "replicate", "time", *dims), coords=coords)
+
+    def windows(self, delta=0.1):
+        rows = []
+        for feature, centre in CENTRES.items():
+            half = 0.5 * math.log((1 - delta) / delta)
+            row = {"feature": feature, "label": self.labels[feature], "kind": "scalar", "note": ""}
+            for name, place in {"start": centre - half, "centre": centre, "end": centre + half}.items():
+                row |= {name: place, f"{name}_low": place - 0.2, f"{name}_high": place + 0.2}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def curves(self):
+        tables = []
+        for feature, centre in CENTRES.items():
+            r = 1 / (1 + np.exp(-2 * (self.logsnr - centre)))
+            columns = {"t": TIMES, "logsnr": self.logsnr, "native": TIMES, "kept": r, "chance": 0.1}
+            columns |= {"retention": r, "low": r - 0.05, "high": r + 0.05, "reason": ""}
+            head = {"feature": feature, "label": self.labels[feature], "kind": "scalar"}
+            tables.append(pd.DataFrame(head | columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def order(self):
+        c = np.array(list(CENTRES.values()))
+        p = 1 / (1 + np.exp(-3 * (c[None] - c[:, None])))
+        np.fill_diagonal(p, np.nan)
+        return pd.DataFrame(p, index=list(CENTRES), columns=list(CENTRES))
+
+    def reading(self, feature):
+        if not self.classes:
+            raise TurningpointError(f"feature is {feature!r}, which this run has not measured.")
+        start = np.arange(10)
+        back = np.where(TIMES < 0.6, start[:, None, None], 3) + np.zeros((10, 2, 1), int)
+        return xr.Dataset({"start": ("item", start), "back": (("item", "replicate", "time"), back)})
+
+    def papers(self):
+        return ["Author & Other, A paper on U-turns, 2024, https://arxiv.org/abs/2402.16991."]
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects tags, attributes and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "br", "link", "img", "hr"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def written(run, **settings):
+    path = report(run, **settings)
+    return path, path.read_text(encoding="utf-8")
+
+
+def test_report_is_self_contained(tmp_path):
+    path, text = written(FakeRun(tmp_path))
+    assert path == tmp_path / "report.html"
+    assert len(text) < 5_000_000
+    page = Page(text)
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href", "data", "srcset", "poster") and tag != "a":
+                assert value.startswith(("#", "data:")), (tag, name, value)
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    outside = [link for link in links if link.startswith("http")]
+    assert outside == ["https://arxiv.org/abs/2402.16991"]
+    assert all((tmp_path / link).is_file() for link in links if link not in outside)
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert "@import" not in text
+    assert "url(http" not in text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(pictures) == 4
+    assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in pictures)
+    assert (
+        len([i for i in ids if i.endswith("figure_1")])
+        == len({i for i in ids if i.endswith("figure_1")})
+        == 4
+    )
+
+
+def test_report_tells_the_answer_and_how_to_repeat_it(tmp_path):
+    run = FakeRun(tmp_path)
+    page = Page(written(run)[1])
+    assert "The class is decided between log-SNR −4.10 and −1.90" in page.text
+    assert "band0 comes first and band4 comes last" in page.text
+    for shown in (run.manifest["command"], "sha256:0123abcd", "2.11", "sampler.name", "−3.00 [−3.20, −2.80]"):
+        assert shown in page.text
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    kinds = ("svg", "pdf", "csv")
+    assert names == {
+        f"{name}.{kind}" for name in ("timeline", "retention", "images", "order") for kind in kinds
+    }
+    table = pd.read_csv(tmp_path / "figures" / "retention.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(table, run.curves(), check_dtype=False)
+
+
+def test_report_trusts_no_string(tmp_path):
+    attack = "<script>alert(1)</script>"
+    run = FakeRun(tmp_path, label=attack)
+    run.manifest["settings"]["model"]["name"] = f'"{attack}'
+    run.manifest["command"] = attack
+    _, text = written(run)
+    page = Page(text)
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert attack in page.text
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+
+
+def test_report_is_the_same_twice(tmp_path):
+    (first, one), (second, two) = (written(FakeRun(tmp_path / name)) for name in "ab")
+    assert one == two
+    for path in sorted((first.parent / "figures").iterdir()):
+        assert path.read_bytes() == (second.parent / "figures" / path.name).read_bytes()
+
+
+def test_report_of_vectors_has_no_images(tmp_path):
+    run = FakeRun(shape=(5,), classes=False, schedule=DiscreteVP.named("linear"))
+    with pytest.raises(TurningpointError, match="folder is None"):
+        report(run)
+    _, text = written(run, folder=tmp_path / "deep" / "er")
+    assert "The images" not in text
+    assert "native step" in text
+    assert not (tmp_path / "deep" / "er" / "figures" / "images.svg").exists()
+
+
+def test_report_shows_images_whose_class_was_not_read(tmp_path):
+    _, text = written(FakeRun(tmp_path, classes=False))
+    assert "The images" in text
+    assert pd.read_csv(tmp_path / "figures" / "images.csv")["class_seen"].isna().all()
+
+
+def test_report_is_honest_about_missing_windows_and_open_ends(tmp_path):
+    class Open(FakeRun):
+        def windows(self, delta=0.1):
+            table = super().windows(delta)
+            table.loc[0, ["start", "start_low", "centre_low"]] = -math.inf
+            table.loc[1, table.select_dtypes("number").columns] = math.nan
+            table.loc[1, "note"] = "chance is already 1"
+            return table
+
+    page = Page(written(Open(tmp_path))[1])
+    assert "The decision on the class has begun before the sweep does and ends at log-SNR −1.90" in page.text
+    assert "no window: chance is already 1" in page.text
+    assert "−3.00 [open, −2.80]" in page.text
+
+
+def test_answers():
+    run = FakeRun()
+    windows, order, clock = run.windows(), run.order(), run.schedule
+    order.loc["frequency.band0", "class"] = 0.8
+    assert "band0 comes first (not told apart from class)" in answer(windows, order, clock)
+    assert answer(windows[1:2], order, clock).startswith("Mass is half decided at log-SNR −1.00 (t ")
+    nothing = windows.assign(start=math.nan, centre=math.nan, end=math.nan, note="chance is already 1")
+    assert answer(nothing, order, clock) == (
+        "The class has no window: chance is already 1. "
+        "No feature that was measured has a critical window in this sweep."
+    )
+    early = windows.assign(start=-math.inf, centre=-math.inf, end=-math.inf)
+    assert "decided before the first noise level" in answer(early, order, clock)
+    assert "comes first (not told apart from 3 others)" in answer(early, order, clock)
+
+
+def test_the_template_is_package_data():
+    import turningpoint
+
+    assert (Path(turningpoint.__file__).parent / "report.html.j2").is_file()
