@@ -13,6 +13,7 @@ printed as a JSON object in the last line.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -140,7 +141,7 @@ def main() -> None:
     best = max(median, key=lambda batch: median[batch])
 
     def beside(batch: int) -> list[float]:
-        return [(before[batch] + after[batch]) / 2 for before, after in zip(bares, bares[1:], strict=False)]
+        return [(before[batch] + after[batch]) / 2 for before, after in itertools.pairwise(bares)]
 
     efficiency = [e / b for e, b in zip(engines, beside(best), strict=True)]
     overhead = [1e6 * (1 / e - 1 / b) for e, b in zip(engines, beside(args.batch), strict=True)]

@@ -51,24 +51,24 @@ def read(
     ]
     identity = {"readings": described, "settings": one.settings(), "items": sizes[0]}
     if store.has(group):
-        known = store.group[group].attrs
+        known = store.attrs(group)
         if {key: known.get(key) for key in identity} != identity:
-            del store.group[group]  # read by a measure of other settings, or for fewer items
-    store.group.require_group(group).attrs.update({**identity, "asked": asked})
+            store.remove(group)  # read by a measure of other settings, or for fewer items
+    store.annotate(group, {**identity, "asked": asked})
     comparisons = [reading for reading in one.readings if reading.kind == "comparison"]
     start = torch.from_numpy(store.read("start"))
-    chunks = store.group["done"].chunks
+    chunks = store.array("done").chunks
     store.require(f"{group}/done", ("item", "replicate", "time"), sizes, chunks, "bool")
     partner = _partners(condition, STRANGERS)
     if comparisons:
         store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
         store.write(f"{group}/partner", partner)
-    if not store.group[group].attrs.get("read"):
+    if not store.attrs(group).get("read"):
         for name, values in one.read(start).items():
             dims = ("item", f"feature_{name}")[: values.ndim]
             store.require(f"{group}/start.{name}", dims, values.shape, values.shape, str(values.dtype))
             store.write(f"{group}/start.{name}", values)
-        store.group[group].attrs["read"] = True
+        store.annotate(group, {"read": True})
     total, done = int(np.prod(sizes)), 0
     for block in range(0, sizes[0], chunks[0]):
         for replicate in range(sizes[1]):
@@ -94,7 +94,7 @@ def _read_unit(
     there = np.asarray(store.read("done", region), dtype=bool)
     if not there.any() or np.array_equal(store.read(f"{group}/done", region), there):
         return
-    sizes = store.group["done"].shape
+    sizes = store.array("done").shape
     images = torch.from_numpy(store.read("images", region))[torch.from_numpy(there)]
     values = {f"back.{name}": array for name, array in one.read(images).items()}
     if comparisons:
@@ -110,10 +110,10 @@ def _read_unit(
     dims = ("item", "replicate", "time")
     for name, array in values.items():
         tail = array.shape[1:]
-        extra = ("stranger",) if name.startswith("other.") else (f"feature_{name.removeprefix('back.')}",)
+        last = "stranger" if name.startswith("other.") else f"feature_{name.removeprefix('back.')}"
+        extra = (last,) if tail else ()
         integer = np.issubdtype(array.dtype, np.integer)
         dtype = "int64" if integer else "float32" if array.dtype == np.float32 else "float64"
-        extra = extra if tail else ()
         store.require(f"{group}/{name}", (*dims, *extra), (*sizes, *tail), (*chunks[:3], *tail), dtype)
         whole = np.full((len(there), *tail), -1 if integer else np.nan, dtype)
         whole[there] = array

@@ -212,7 +212,7 @@ class Run:
 
     def _array(self, name: str) -> xr.DataArray:
         if not self.store.has(name):
-            raise TurningpointError(f"the run holds no {name!r}; it holds {', '.join(self.store.group)}.")
+            raise TurningpointError(f"the run holds no {name!r}; it holds {', '.join(self.store.arrays())}.")
         array: xr.DataArray = self._dataset()[name]
         return array
 
@@ -265,23 +265,21 @@ class Run:
 
     def measured(self) -> list[str]:
         """The names of the measures that have read this run."""
-        if not self.store.has("readings"):
-            return []
-        return sorted(self.store.group["readings"].group_keys())
+        return self.store.groups("readings")
 
     def measures(self) -> list[str | Measure | Callable[[Tensor], Any]]:
         """What to hand to `measure` so that another run is read as this one was."""
         return [self._used.get(name, self._asked(name)) for name in self.measured()]
 
     def _asked(self, name: str) -> str:
-        asked: str = self.store.group[f"readings/{name}"].attrs["asked"]
+        asked: str = self.store.attrs(f"readings/{name}")["asked"]
         return asked
 
     def features(self) -> list[str]:
         """The names of all readings: ``class``, ``morphometry.slant``, ..."""
         names = []
         for name in self.measured():
-            described = self.store.group[f"readings/{name}"].attrs["readings"]
+            described = self.store.attrs(f"readings/{name}")["readings"]
             names += [reading["feature"] for reading in described]
         return names
 
@@ -300,15 +298,14 @@ class Run:
             if side == "partner":
                 array = f"readings/{name}/partner"
             if self.store.has(array):
-                zarr_array = self.store.group[array]
-                dims = zarr_array.metadata.dimension_names
+                dims = self.store.dims(array)
                 found[side] = (dims, self._in_time_order(self.store.read(array), dims))
         coords = {"time": self.times} if "back" in found else {}
         return xr.Dataset(found, coords=coords, attrs=described)
 
     def _described(self, feature: str) -> tuple[str, dict[str, Any]]:
         for name in self.measured():
-            for described in self.store.group[f"readings/{name}"].attrs["readings"]:
+            for described in self.store.attrs(f"readings/{name}")["readings"]:
                 if described["feature"] == feature:
                     self._check_read(name)
                     return name, described

@@ -115,8 +115,8 @@ def _walk_arrays(run: Run) -> list[str]:
     """Arrays with a row per walk, the flags aside."""
     axes = ("item", "replicate", "time")
     names = []
-    for name, array in run.store.group.arrays():
-        if name != "done" and tuple(array.metadata.dimension_names or ())[:3] == axes:
+    for name in run.store.arrays():
+        if name != "done" and run.store.dims(name)[:3] == axes:
             names.append(name)
     return names
 
@@ -160,9 +160,9 @@ def _lay_out(
 ) -> None:
     sizes = len(rows), len(replicates), len(times)
     chunk = min(CHUNK, sizes[0])
-    for name, array in first.store.group.arrays():
-        dims = tuple(array.metadata.dimension_names or ())
-        dtype, attrs = str(array.dtype), dict(array.attrs)
+    for name in first.store.arrays():
+        array, dims, attrs = first.store.array(name), first.store.dims(name), first.store.attrs(name)
+        dtype = str(array.dtype)
         if dims[:3] == ("item", "replicate", "time"):
             tail = array.shape[3:]
             store.require(name, dims, (*sizes, *tail), (chunk, 1, 1, *tail), dtype, attrs)

@@ -75,7 +75,7 @@ class Setup:
 
     def settings(self) -> dict[str, Any]:
         """What identifies a run of this setup."""
-        known = {"name": self.base.name, "fingerprint": fingerprint(self.base)}
+        known: dict[str, Any] = {"name": self.base.name, "fingerprint": fingerprint(self.base)}
         known |= {"native_unit": self.schedule.native_unit, "config": self.base.fingerprint_config()}
         return {
             "model": known,
@@ -220,8 +220,8 @@ def simulate(
             if known is None:
                 continue  # these walks start below every time of the record
             rows = np.stack([np.full_like(known, np.nan) if value is None else value for value in kept])
-            sizes, chunks = store.group["done"].shape, store.group["done"].chunks
-            dims = [*store.group["done"].metadata.dimension_names, f"{record.name}_time"]
+            sizes, chunks = store.array("done").shape, store.array("done").chunks
+            dims = [*store.dims("done"), f"{record.name}_time"]
             dims += [f"{record.name}_{axis}" for axis in range(known.ndim - 1)]
             store.require(record.name, dims, (*sizes, *known.shape), (*chunks, *known.shape), "float32")
             _write_rows(store, record.name, unit, offsets, rows)

@@ -76,7 +76,7 @@ def uturn(
     progress: Progress | str | None = "auto",
     command: str = "",
     into: Run | None = None,
-    **sampler_settings: float,
+    **sampler_settings: Any,
 ) -> Run:
     """Noise starting images to several times and denoise them back.
 
@@ -159,20 +159,20 @@ def uturn(
         raise TurningpointError(f"replicates is {replicates}; accepted: a whole number of at least 1.")
     if items is not None and items < 1:
         raise TurningpointError(f"items is {items}; accepted: a whole number of at least 1.")
+    if guidance is not None and label is None and prompt is None:
+        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
     if generate is not None:
         if images is not None:
             raise TurningpointError("images and generate are both given; accepted: one of them.")
         made = generate_images(
             model, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance,
             label=None if isinstance(label, str) else label, batch=batch, device=device, progress=progress,
-            **sampler_settings,
+            out=None if out is None else Path(out) / "generated", **sampler_settings,
         )  # fmt: skip
         images = made.images.values
     limit = items if images is not None else items or DEFAULT_ITEMS
     x_start, own = starting_images(images, setup.base, limit, skip_bad)
     conditions = _conditions(label, prompt, own, len(x_start), setup.base)
-    if guidance is not None and not any(conditions):
-        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     if noise is not None:
         settings["noise"] = repr(type(noise).__name__)
@@ -289,7 +289,7 @@ def _joined(
     """The axes of a run that holds what it held and what is asked for."""
     if known["first_item"] != asked["first_item"]:
         raise TurningpointError(
-            f"first_item is {asked['first_item']}, but the run in {str(store.folder)!r} begins at {known['first_item']}."
+            f"first_item is {asked['first_item']}; the run in {str(store.folder)!r} begins at {known['first_item']}."
         )
     n = min(known["items"], asked["items"])
     told = [
@@ -331,7 +331,7 @@ def _lay_out(
     """Make the arrays that are missing, and enlarge those that are too small."""
     n, clock = axes["items"], setup.schedule
     sizes = n, axes["replicates"], len(axes["times"])
-    chunks = min(CHUNK, n) if not store.has("done") else store.group["done"].chunks[0], 1, 1
+    chunks = min(CHUNK, n) if not store.has("done") else store.array("done").chunks[0], 1, 1
     dims, inner = ("item", "replicate", "time"), image_dims(setup.base.shape)
     attrs = {"packing": dtype, "range": "[-1, 1]"}
     store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))

@@ -46,7 +46,7 @@ class PatchUNet(nn.Module):
         super().__init__()
         self.config = {"channels": list(channels), "layers": layers}
         depth = len(channels)
-        self.unet = UNet2DModel(
+        self.unet: Any = UNet2DModel(
             sample_size=14,
             in_channels=4,
             out_channels=4,

@@ -32,6 +32,9 @@ from ..errors import SimulationError, TurningpointError
 FORMAT = 1
 """The version of the layout on disk; a run of a newer one is refused with a sentence."""
 
+OWN_NAMES = ("data.zarr", "locks", "generated", "doubled", "figures", "report.html")
+"""What a run's folder may hold besides its manifest."""
+
 Index = int | slice
 DTYPES = {"float32": "float32", "float16": "float16", "uint8": "uint8"}
 
@@ -56,10 +59,7 @@ class Store:
     def __init__(self, folder: Path | None, manifest: dict[str, Any], *, writable: bool = True) -> None:
         self.folder, self.manifest, self.writable = folder, manifest, writable
         backend: LocalStore | MemoryStore
-        if folder is None:
-            backend = MemoryStore()
-        else:
-            backend = LocalStore(folder / "data.zarr", read_only=not writable)
+        backend = MemoryStore() if folder is None else LocalStore(folder / "data.zarr", read_only=not writable)
         mode: Literal["a", "r"] = "a" if writable else "r"
         try:
             self.group: zarr.Group = zarr.open_group(backend, mode=mode, zarr_format=3)
@@ -83,7 +83,7 @@ class Store:
         path = Path(folder)
         with sentences(path):
             path.mkdir(parents=True, exist_ok=True)
-            strangers = [p.name for p in path.iterdir() if p.name not in ("data.zarr", "locks")]
+            strangers = [p.name for p in path.iterdir() if p.name not in OWN_NAMES]
             if "manifest.json" in strangers:
                 raise FileExistsError(path)
             if any(not name.startswith((".", "manifest.json.")) for name in strangers):
@@ -186,6 +186,39 @@ class Store:
         array = cast(zarr.Array, self.group[name])
         return unpacked(np.asarray(array[(*region, ...)]), dict(array.attrs))
 
+    def array(self, name: str) -> zarr.Array:
+        """The array ``name`` itself: its shape, its chunks."""
+        return cast(zarr.Array, self.group[name])
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """The names of an array's dimensions."""
+        metadata = cast(Any, self.group[name]).metadata
+        return tuple(metadata.dimension_names or ())
+
+    def arrays(self) -> list[str]:
+        """The names of the arrays at the top, without those of readings."""
+        return sorted(self.group.array_keys())
+
+    def groups(self, name: str) -> list[str]:
+        """The names of the groups in the group ``name``; none if there is no such group."""
+        return sorted(cast(zarr.Group, self.group[name]).group_keys()) if name in self.group else []
+
+    def attrs(self, name: str) -> dict[str, Any]:
+        """The attributes of an array or a group."""
+        return cast(dict[str, Any], self.group[name].attrs.asdict())
+
+    def annotate(self, group: str, attrs: Mapping[str, Any]) -> None:
+        """Add attributes to a group, made if missing."""
+        self._check_writable()
+        with sentences(self.folder):
+            self.group.require_group(group).attrs.update(dict(attrs))
+
+    def remove(self, name: str) -> None:
+        """Remove an array, or a group with all that is in it."""
+        self._check_writable()
+        with sentences(self.folder):
+            del self.group[name]
+
     def has(self, name: str) -> bool:
         """Whether there is an array or a group of this name."""
         return name in self.group
@@ -251,7 +284,7 @@ def sentences(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC or error.errno == errno.EDQUOT:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SimulationError(
                 f"the disk of {str(folder)!r} is full; make room and give the same command again to continue."
             ) from error

@@ -146,15 +146,13 @@ def _pairs(
     term: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
     """sum c_ij / sum n_ij over pairs i != j that share a condition; ``term`` gives both for one group."""
-    total, count = 0.0, 0.0
+    total, count = np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
     for value in np.unique(condition):
         group = np.flatnonzero(condition == value)
         if len(group) > 1:
             c, n = term(group, weights[:, group])
             total, count = total + c, count + n
-    if isinstance(count, float):
-        return np.full((len(weights), 1), np.nan)
-    return np.where(np.asarray(count) > 1e-9, np.asarray(total) / np.asarray(count), np.nan)
+    return np.where(count > 1e-9, total / count, np.nan)
 
 
 def _mean(values: np.ndarray, valid: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -162,7 +160,8 @@ def _mean(values: np.ndarray, valid: np.ndarray, weights: np.ndarray) -> np.ndar
     n = valid.sum(1)
     per_item = np.where(valid, values, 0).sum(1) / np.maximum(n, 1)
     seen = (n > 0).astype(float)
-    return (weights @ (per_item * seen)) / (weights @ seen)
+    mean: np.ndarray = (weights @ (per_item * seen)) / (weights @ seen)
+    return mean
 
 
 def _categorical(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +188,8 @@ def _squared_distance(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.
     back = r.back.astype(float).reshape(*r.back.shape[:3], -1)  # (N, R, T, d)
     centre = np.nanmean(start, 0) if np.isfinite(start).any() else 0.0
     start, back = start - centre, back - centre  # differences of large numbers lose digits
-    u, v = np.isfinite(start).all(1), np.isfinite(back).all(-1)
+    u: np.ndarray = np.asarray(np.isfinite(start).all(1))
+    v: np.ndarray = np.asarray(np.isfinite(back).all(-1))
     start, back = np.where(u[:, None], start, 0), np.where(v[..., None], back, 0)
     kept = _mean(np.square(back - start[:, None, None]).sum(-1), v & u[:, None, None], weights)
 
