@@ -18,12 +18,14 @@ from .diffusion.schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 from .errors import SimulationError, TurningpointError
 from .experiments.generate import generate
 from .experiments.merge import merge
+from .experiments.quality import quality
 from .experiments.refine import refine
 from .experiments.repeat import repeat
 from .experiments.step_check import step_check
 from .experiments.uturn import uturn
 from .measures import MEASURES, Measure, Reading, measure
 from .models import MODELS, load
+from .report import report
 from .run import Run, open_run
 from .simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from .simulation.walk import Record

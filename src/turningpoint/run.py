@@ -22,7 +22,7 @@ from .errors import TurningpointError
 from .measures import Measure, measure
 from .models import fingerprint, load
 from .readings import read
-from .simulation.store import Store, unpacked
+from .simulation.store import Store
 from .statistics.bootstrap import weights
 from .statistics.retention import Curve, Readings, curve
 from .statistics.window import EDGES, Window, decided_before, window
@@ -149,16 +149,17 @@ class Run:
 
     @property
     def data(self) -> xr.Dataset:
-        """All that the run holds, as one xarray Dataset; readings are named by their features."""
+        """All that the run holds, as one xarray Dataset, read from disk as it is used.
+
+        Readings are named by their features: ``class`` (item, replicate, time), ``class_start`` (item).
+        """
         return self._dataset()
 
     def _dataset(self) -> xr.Dataset:
-        raw = self.store.dataset()
-        values = {
-            str(name): (array.dims, unpacked(np.asarray(array.values), array.attrs), array.attrs)
-            for name, array in raw.data_vars.items()
-        }
-        dataset = xr.Dataset(values, coords=raw.coords)
+        dataset = self.store.dataset()
+        for name, array in dataset.data_vars.items():
+            if array.dtype == np.float16 or "scale_factor" in array.encoding:
+                dataset[name] = array.astype(np.float32)
         coordinates = [name for name in ("t", "logsnr", "native", "label", "record_t") if name in dataset]
         dataset = dataset.set_coords(coordinates)
         if "time" in dataset.dims:

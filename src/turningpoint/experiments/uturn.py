@@ -27,7 +27,7 @@ from ..run import Run
 from ..simulation.collect import Progress, Unit
 from ..simulation.noise import Address, Noise
 from ..simulation.progress import shown
-from ..simulation.store import Store
+from ..simulation.store import Store, packing
 from ..simulation.walk import FromImage, Record, Walk
 from .generate import generate as generate_images
 from .planning import (
@@ -333,7 +333,7 @@ def _lay_out(
     sizes = n, axes["replicates"], len(axes["times"])
     chunks = min(CHUNK, n) if not store.has("done") else store.array("done").chunks[0], 1, 1
     dims, inner = ("item", "replicate", "time"), image_dims(setup.base.shape)
-    attrs = {"packing": dtype, "range": "[-1, 1]"}
+    attrs = {**packing(dtype), "range": "[-1, 1]"}
     store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))
     store.write("start", x_start)
     values: dict[str, np.ndarray] = {"t": np.array(axes["times"])}

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -73,9 +74,27 @@ class SeededNoise:
         )
         if address.stream:
             coordinates += struct.pack("<q", address.stream)
-        key = int.from_bytes(hashlib.blake2b(coordinates, digest_size=16).digest(), "little")
-        philox = np.random.Philox(key=key, counter=[0, index, 0, 0])
-        return np.random.Generator(philox).standard_normal(tuple(shape), dtype=np.float32)
+        key = hashlib.blake2b(coordinates, digest_size=16).digest()
+        return _generators.at(key, index).standard_normal(tuple(shape), dtype=np.float32)
+
+
+class _Generators(threading.local):
+    """One Philox generator per thread, moved to where it is needed: a new one would cost as much as the draw."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0)
+        self._generator = np.random.Generator(self._philox)
+        self._fresh: Any = self._philox.state
+
+    def at(self, key: bytes, index: int) -> np.random.Generator:
+        """The generator with the key's 16 bytes, and the counter at the draw's number."""
+        self._fresh["state"]["key"] = np.frombuffer(key, dtype="<u8")
+        self._fresh["state"]["counter"] = np.array([0, index, 0, 0], dtype=np.uint64)
+        self._philox.state = self._fresh
+        return self._generator
+
+
+_generators = _Generators()
 
 
 @dataclass(frozen=True)

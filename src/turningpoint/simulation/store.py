@@ -36,7 +36,13 @@ OWN_NAMES = ("data.zarr", "locks", "generated", "doubled", "figures", "report.ht
 """What a run's folder may hold besides its manifest."""
 
 Index = int | slice
-DTYPES = {"float32": "float32", "float16": "float16", "uint8": "uint8"}
+DTYPES = ("float32", "float16", "uint8")
+"""How images may be kept."""
+
+
+def packing(dtype: str) -> dict[str, Any]:
+    """The attributes of an array of images in [-1, 1]: for uint8, how xarray unpacks it (CF conventions)."""
+    return {"scale_factor": 1 / 127.5, "add_offset": -1.0} if dtype == "uint8" else {}
 
 
 class Store:
@@ -59,7 +65,9 @@ class Store:
     def __init__(self, folder: Path | None, manifest: dict[str, Any], *, writable: bool = True) -> None:
         self.folder, self.manifest, self.writable = folder, manifest, writable
         backend: LocalStore | MemoryStore
-        backend = MemoryStore() if folder is None else LocalStore(folder / "data.zarr", read_only=not writable)
+        backend = (
+            MemoryStore() if folder is None else LocalStore(folder / "data.zarr", read_only=not writable)
+        )
         mode: Literal["a", "r"] = "a" if writable else "r"
         try:
             self.group: zarr.Group = zarr.open_group(backend, mode=mode, zarr_format=3)
@@ -231,7 +239,6 @@ class Store:
             consolidated=False,
             zarr_format=3,
             chunks=None,
-            mask_and_scale=False,
         )
         return dataset
 
@@ -318,7 +325,7 @@ def _packed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def unpacked(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of how an array is packed, by its attributes; float16 becomes float32."""
-    if attrs.get("packing") == "uint8":
-        return values.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    """The inverse of how an array is packed, by the CF attributes that xarray reads; float16 becomes float32."""
+    if "scale_factor" in attrs:
+        return (values * attrs["scale_factor"] + attrs["add_offset"]).astype(np.float32)
     return values.astype(np.float32) if values.dtype == np.float16 else values

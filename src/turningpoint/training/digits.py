@@ -65,8 +65,8 @@ def read_mnist(path: str | Path) -> dict[str, Tensor]:
     except (OSError, KeyError, ValueError) as error:
         raise TurningpointError(
             f"data is {str(path)!r}; accepted: an .npz with train_images, train_labels, "
-            f"test_images and test_labels ({error})."
-        ) from None
+            "test_images and test_labels."
+        ) from error
     return out
 
 
