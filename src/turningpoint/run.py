@@ -157,9 +157,6 @@ class Run:
 
     def _dataset(self) -> xr.Dataset:
         dataset = self.store.dataset()
-        for name, array in dataset.data_vars.items():
-            if array.dtype == np.float16 or "scale_factor" in array.encoding:
-                dataset[name] = array.astype(np.float32)
         coordinates = [name for name in ("t", "logsnr", "native", "label", "record_t") if name in dataset]
         dataset = dataset.set_coords(coordinates)
         if "time" in dataset.dims:
@@ -215,7 +212,7 @@ class Run:
         if not self.store.has(name):
             raise TurningpointError(f"the run holds no {name!r}; it holds {', '.join(self.store.arrays())}.")
         array: xr.DataArray = self._dataset()[name]
-        return array
+        return array if array.dtype == np.float32 else array.astype(np.float32)
 
     @property
     def times(self) -> np.ndarray:
@@ -277,9 +274,11 @@ class Run:
         return asked
 
     def features(self) -> list[str]:
-        """The names of all readings: ``class``, ``morphometry.slant``, ..."""
+        """The names of all readings that are up to date: ``class``, ``morphometry.slant``, ..."""
         names = []
         for name in self.measured():
+            if self._is_stale(name):
+                continue
             described = self.store.attrs(f"readings/{name}")["readings"]
             names += [reading["feature"] for reading in described]
         return names
@@ -310,7 +309,7 @@ class Run:
                 if described["feature"] == feature:
                     self._check_read(name)
                     return name, described
-        known = ", ".join(self.features()) or "nothing yet"
+        known = ", ".join(self.features()) or "nothing"
         raise TurningpointError(
             f"feature is {feature!r}, which this run has not measured; measured: {known}."
         )

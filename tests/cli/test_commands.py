@@ -195,9 +195,7 @@ def test_a_read_only_folder(command, tmp_path, monkeypatch):
 
 
 def test_generate_and_list_measures(command):
-    _, out, _ = command(
-        "generate", "digits", 3, "--steps", 2, "--label", "1,2,3", "--out", "g", "--json"
-    )
+    _, out, _ = command("generate", "digits", 3, "--steps", 2, "--label", "1,2,3", "--out", "g", "--json")
     assert json.loads(out)["sizes"] == {"item": 3, "channel": 1, "y": 28, "x": 28}
     _, out, _ = command("measures", "--json")
     features = {row["feature"]: row["kind"] for row in json.loads(out)["measures"]}

@@ -114,7 +114,6 @@ class TestArrays:
         lock = store.claim("unit")
         assert lock is not None
         lock.release()
-        store.forget_locks()
 
     def test_gaps_in_packed_images_are_quiet(self, store):
         values = IMAGES.copy()
@@ -249,8 +248,6 @@ class TestClaims:
             lock = store.claim("unit")
             assert lock is not None
             lock.release()
-        store.forget_locks()
-        assert not (store.folder / "locks").exists()
 
     def test_a_second_claim_in_this_process(self, store):
         lock, taken = store.claim("unit"), []

@@ -13,6 +13,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake ends in one sentence and exit status 2."""
     from .app import app, no_traceback
 
+    sys.path.insert(0, "")  # measures may come from a module in the current folder
+
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     try:

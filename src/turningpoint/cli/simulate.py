@@ -150,8 +150,9 @@ def uturn(
     if refine:
         run = run_refine(run, refine, batch=batch, device=device)
     summary = _summary(run, time.monotonic() - begun)
-    if run.measured():
-        summary["windows"] = run.windows().to_dict("records")
+    windows = run.windows() if run.features() else None
+    if windows is not None:
+        summary["windows"] = windows.to_dict("records")
     if json:
         print_json(summary)
         return
@@ -160,8 +161,8 @@ def uturn(
         f"{sizes['item']} images x {sizes['replicate']} replicates x {sizes['time']} times are in {run.folder} "
         f"({summary['seconds']:.1f} s)."
     )
-    if run.measured():
-        print_windows(run.windows(), run.schedule.native_unit)
+    if windows is not None:
+        print_windows(windows, run.schedule.native_unit)
     else:
         typer.echo(f"Next: turningpoint measure {run.folder}")
 
@@ -243,7 +244,7 @@ def quality(
     shares = ", ".join(f"{share:.1%}" for share in found["shares"])
     typer.echo(f"{found['agreement']:.2%} of {n} labelled samples are classified as their label.")
     typer.echo(f"{found['sure']:.2%} of {n} unlabelled samples are classified with confidence above 0.9.")
-    typer.echo(f"Shares of the classes among these: {shares}.")
+    typer.echo(f"Shares of the classes among all unlabelled ones: {shares}.")
 
 
 @app.command()

@@ -54,7 +54,7 @@ def quality(model: Any, n: int = 2000, **settings: Any) -> dict[str, Any]:
     if classify is None or loaded.n_classes is None:
         raise TurningpointError(f"model is {loaded.name!r}; accepted: a model with labels and a classifier.")
     labels = np.arange(n) % loaded.n_classes
-    told = _probabilities(classify, generate(loaded, n, label=labels, **settings).images.values)
+    told = _probabilities(classify, generate(loaded, n, label=labels.tolist(), **settings).images.values)
     free = _probabilities(classify, generate(loaded, n, **settings).images.values)
     shares = np.bincount(free.argmax(1), minlength=loaded.n_classes) / n
     return {

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -279,11 +278,6 @@ class Store:
                 return None
         return lock
 
-    def forget_locks(self) -> None:
-        """Remove the lock files of a finished run."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder / "locks", ignore_errors=True)
-
 
 @contextlib.contextmanager
 def sentences(folder: Path | None) -> Iterator[None]:
@@ -327,5 +321,6 @@ def _packed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def unpacked(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
     """The inverse of how an array is packed, by the CF attributes that xarray reads; float16 becomes float32."""
     if "scale_factor" in attrs:
-        return (values * attrs["scale_factor"] + attrs["add_offset"]).astype(np.float32)
+        scaled: np.ndarray = values * attrs["scale_factor"] + attrs["add_offset"]
+        return scaled.astype(np.float32)
     return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -41,7 +41,7 @@ class Recipe:
     channels: tuple[int, ...] = (48, 96)
     layers: int = 2
     batch: int = 64
-    steps: int = 10_000
+    steps: int = 8_000
     rate: float = 1e-3
     warmup: int = 200
     drop: float = 0.15
