@@ -50,25 +50,21 @@ def read(
         for reading in one.readings
     ]
     identity = {"readings": described, "settings": one.settings(), "items": sizes[0]}
-    if store.has(group):
-        known = store.attrs(group)
-        if {key: known.get(key) for key in identity} != identity:
-            store.remove(group)  # read by a measure of other settings, or for fewer items
-    store.annotate(group, {**identity, "asked": asked})
-    comparisons = [reading for reading in one.readings if reading.kind == "comparison"]
     start = torch.from_numpy(store.read("start"))
-    chunks = store.array("done").chunks
-    store.require(f"{group}/done", ("item", "replicate", "time"), sizes, chunks, "bool")
+    comparisons = [reading for reading in one.readings if reading.kind == "comparison"]
     partner = _partners(condition, STRANGERS)
-    if comparisons:
-        store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
-        store.write(f"{group}/partner", partner)
-    if not store.attrs(group).get("read"):
-        for name, values in one.read(start).items():
-            dims = ("item", f"feature_{name}")[: values.ndim]
-            store.require(f"{group}/start.{name}", dims, values.shape, values.shape, str(values.dtype))
-            store.write(f"{group}/start.{name}", values)
-        store.annotate(group, {"read": True})
+    known = store.attrs(group) if store.has(group) else {}
+    if {key: known.get(key) for key in identity} != identity or not known.get("read"):
+        values = one.read(start)  # before anything is written: it may fail
+        if comparisons:
+            one.compare(start[:1], start[:1])
+        with store.exclusive():
+            if store.has(group):
+                store.remove(group)  # read with other settings, or for fewer items
+            _lay_out(store, group, sizes, values, partner if comparisons else None)
+            store.annotate(group, {**identity, "asked": asked, "read": True})
+    store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
+    chunks = store.array("done").chunks
     total, done = int(np.prod(sizes)), 0
     for block in range(0, sizes[0], chunks[0]):
         for replicate in range(sizes[1]):
@@ -78,6 +74,20 @@ def read(
                 done += region[0].stop - region[0].start
                 if progress is not None:
                     progress(done, total)
+
+
+def _lay_out(
+    store: Store, group: str, sizes: Sequence[int], values: dict[str, np.ndarray], partner: np.ndarray | None
+) -> None:
+    """Write what was read of the starting images, and make the flags."""
+    store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
+    if partner is not None:
+        store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
+        store.write(f"{group}/partner", partner)
+    for name, array in values.items():
+        dims = ("item", f"feature_{name}")[: array.ndim]
+        store.require(f"{group}/start.{name}", dims, array.shape, array.shape, str(array.dtype))
+        store.write(f"{group}/start.{name}", array)
 
 
 def _read_unit(

@@ -14,6 +14,7 @@ from .diffusion.schedule import Schedule
 from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
 from .figures.style import clock_name, number
+from .simulation.store import sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,13 +47,20 @@ def report(run: Run, folder: str | Path | None = None, delta: float = 0.1) -> Pa
     Raises
     ------
     TurningpointError
-        If the run lives in memory and no folder is given, or nothing has been measured.
+        If the run lives in memory and no folder is given, nothing has been measured, or the folder
+        cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     place = run.folder if folder is None else Path(folder)
     if place is None:
         raise TurningpointError("folder is None and the run is in memory; accepted: a folder to write into.")
+    with sentences(place):
+        return _write(run, place, delta)
+
+
+def _write(run: Run, place: Path, delta: float) -> Path:
+    """Draw, fill the template, and write both."""
+    from jinja2 import Environment, StrictUndefined
+
     windows, curves, order = run.windows(delta=delta), run.curves(), run.order()
     settings = run.manifest.get("settings", {})
     model = settings.get("model", {})

@@ -7,7 +7,6 @@ beside them; ``run.retention``, ``run.windows`` and ``run.order`` are computed f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ import xarray as xr
 from torch import Tensor
 
 from .diffusion.denoiser import Denoiser
-from .diffusion.schedule import Schedule
+from .diffusion.schedule import Schedule, schedule_from
 from .errors import TurningpointError
 from .measures import Measure, measure
 from .models import fingerprint, load
 from .readings import read
 from .simulation.store import Store
-from .statistics.bootstrap import weights
+from .statistics.bootstrap import interval, weights
 from .statistics.retention import Curve, Readings, curve
 from .statistics.window import EDGES, Window, decided_before, window
 
@@ -107,7 +106,7 @@ class Run:
         """The experiment: ``uturn``, ``generate``, ..."""
         return str(self.manifest["kind"])
 
-    @cached_property
+    @property
     def model(self) -> Denoiser:
         """The model that was simulated.
 
@@ -116,8 +115,20 @@ class Run:
         TurningpointError
             If it cannot be loaded by its name, or has changed since.
         """
-        if self._model is not None:
-            return self._model
+        if self._model is None:
+            self._model = self._load()
+        return self._model
+
+    def check_model(self) -> None:
+        """Raise if the model is not the one that was simulated."""
+        known = self.settings["model"]["fingerprint"]
+        if fingerprint(self.model) != known:
+            raise TurningpointError(
+                f"model is {self.model.name!r} of fingerprint {fingerprint(self.model)}; the run's model "
+                f"{self.settings['model']['name']!r} has {known}."
+            )
+
+    def _load(self) -> Denoiser:
         known = self.settings["model"]
         try:
             model = load(known["name"])
@@ -134,8 +145,8 @@ class Run:
 
     @property
     def schedule(self) -> Schedule:
-        """The model's clock."""
-        return self.model.schedule
+        """The model's clock, from the manifest: the model itself is not needed for it."""
+        return schedule_from(self.settings["model"]["config"]["schedule"])
 
     def papers(self) -> list[str]:
         """The sources of the estimators that made this run, for its bibliography."""
@@ -153,41 +164,53 @@ class Run:
 
         Readings are named by their features: ``class`` (item, replicate, time), ``class_start`` (item).
         """
-        return self._dataset()
+        return self._with_readings(self._dataset())
 
     def _dataset(self) -> xr.Dataset:
+        """The arrays of the run without the readings, times ascending."""
         dataset = self.store.dataset()
-        coordinates = [name for name in ("t", "logsnr", "native", "label", "record_t") if name in dataset]
-        dataset = dataset.set_coords(coordinates)
+        known = ("t", "logsnr", "native")
+        ends = tuple(f"_{clock}" for clock in known)
+        clocks = [n for n in dataset.data_vars if n in (*known, "label") or str(n).endswith(ends)]
+        dataset = dataset.set_coords(clocks)
         if "time" in dataset.dims:
             dataset = dataset.assign_coords(time=("time", dataset["t"].values)).sortby("time")
         for axis in ("item", "replicate"):
             if axis in dataset.dims:
                 first = self.manifest["axes"].get(f"first_{axis}", 0)
                 dataset = dataset.assign_coords({axis: first + np.arange(dataset.sizes[axis])})
-        units = {"t": "diffusion time, 0 is data", "logsnr": "log(alpha^2 / sigma^2)", "native": ""}
+        units = {"t": "diffusion time, 0 is data", "logsnr": "log(alpha^2 / sigma^2)"}
+        units["native"] = self.settings["model"].get("native_unit", "")
         for name, unit in units.items():
             if name in dataset.coords:
-                dataset[name].attrs["units"] = unit or self.settings["model"].get("native_unit", "")
+                dataset[name].attrs["units"] = unit
+        return dataset
+
+    def _with_readings(self, dataset: xr.Dataset) -> xr.Dataset:
+        """Add every reading under its feature's name, and those of starting images with ``_start``."""
+        order = np.argsort(self.store.read("t")) if "time" in dataset.dims else slice(None)
         for name in self.measured():
             if self._is_stale(name):
                 continue
             group = self.store.dataset(f"readings/{name}")
-            for variable in group.data_vars:
-                if variable != "done":
+            for described in self.store.attrs(f"readings/{name}")["readings"]:
+                feature = described["feature"]
+                for side, suffix in (("back", ""), ("start", "_start"), ("other", "_other")):
+                    variable = f"{side}.{described['name']}"
+                    if variable not in group:
+                        continue
                     array = group[variable]
-                    feature = ".".join([name, *str(variable).split(".")[1:]]).removesuffix(".")
-                    side = str(variable).split(".")[0]
-                    extra = {
+                    dims = {
                         d: f"{feature}_{str(d).partition('_')[0]}"
                         for d in array.dims
                         if d not in dataset.dims
                     }
-                    array = array.drop_vars([c for c in array.coords if c not in dataset.coords])
-                    named = feature if side == "back" else f"{feature}_{side}"
-                    values_of = self._in_time_order(array.values, array.dims)
-                    dims = tuple(extra.get(d, d) for d in array.dims)
-                    dataset[named] = (dims, values_of, array.attrs)
+                    array = (
+                        array.rename(dims).isel(time=order) if "time" in array.dims else array.rename(dims)
+                    )
+                    about = {k: v for k, v in described.items() if k in ("kind", "unit", "description")}
+                    dataset[f"{feature}{suffix}"] = array.variable.copy(deep=False)
+                    dataset[f"{feature}{suffix}"].attrs = about
         return dataset
 
     def _in_time_order(self, values: np.ndarray, dims: Sequence[Any]) -> np.ndarray:
@@ -241,8 +264,9 @@ class Run:
         TurningpointError
             If there is no such measure; readings made before are kept.
         """
-        made = [measure(what, self._model_for_measures()) for what in measures]
         self._need("start")
+        model = self._model_for_measures()
+        made = [measure(what, model) for what in measures]
         for what, one in zip(measures, made, strict=True):
             asked = what if isinstance(what, str) else one.name
             read(self.store, one, self._conditions(), asked, progress)
@@ -255,11 +279,12 @@ class Run:
         """Forget what was computed from the arrays, after they have changed."""
         self._curves.clear()
 
-    def _model_for_measures(self) -> Denoiser | None:
+    def _model_for_measures(self) -> Any:
+        """The model; where it cannot be loaded, what measures need besides a classifier: its shape."""
         try:
             return self.model
-        except TurningpointError:
-            return None
+        except TurningpointError as error:
+            return _Absent(self.store.array("images").shape[3:], str(error))
 
     def measured(self) -> list[str]:
         """The names of the measures that have read this run."""
@@ -313,6 +338,15 @@ class Run:
         raise TurningpointError(
             f"feature is {feature!r}, which this run has not measured; measured: {known}."
         )
+
+    def _chosen(self, features: Sequence[str] | None) -> list[str]:
+        """The given features, or all; one sentence if there is none to speak of."""
+        chosen = list(features or self.features())
+        for name in self.measured() if not chosen else []:
+            self._check_read(name)
+        if not chosen:
+            raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
+        return chosen
 
     def _is_stale(self, name: str) -> bool:
         """Whether walks have ended that the measure has not read."""
@@ -384,13 +418,16 @@ class Run:
             NaN stands in ``attrs["reason"]``.
         """
         c = self.curve(feature)
+        if not 0 < level < 1:
+            raise TurningpointError(f"level is {level}; accepted: between 0 and 1.")
         low, high = c.band(level)
-        kept_low, kept_high = np.nanquantile(c.kept, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        gap = np.isnan(c.kept[0])
+        kept_low, kept_high = (np.where(gap, np.nan, end) for end in interval(c.kept[1:], level))
         values = {"kept": c.kept[0], "kept_low": kept_low, "kept_high": kept_high, "chance": c.chance[0]}
         values |= {"retention": c.retention[0], "low": low, "high": high}
         order = np.argsort(self.store.read("t"))
         coords = {"time": self.times} | {
-            name: ("time", self.store.read(name)[order]) for name in ("logsnr", "native")
+            name: ("time", self.store.read(name)[order]) for name in ("t", "logsnr", "native")
         }
         attrs = {**self._described(feature)[1], "reason": c.reason, "level": level}
         return xr.Dataset({name: ("time", v) for name, v in values.items()}, coords=coords, attrs=attrs)
@@ -398,16 +435,14 @@ class Run:
     def curves(self, features: Sequence[str] | None = None) -> pd.DataFrame:
         """The retention of several features as one tidy table, a row per feature and time."""
         tables = []
-        for feature in features or self.features():
+        for feature in self._chosen(features):
             r = self.retention(feature)
-            table = r.to_dataframe().reset_index().rename(columns={"time": "t"})
+            table = r.to_dataframe().reset_index(drop=True)
             table.insert(0, "feature", feature)
             table.insert(1, "label", r.attrs["label"])
             table.insert(2, "kind", r.attrs["kind"])
             table["reason"] = r.attrs["reason"]
             tables.append(table)
-        if not tables:
-            raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
         return pd.concat(tables, ignore_index=True)
 
     def window(self, feature: str, delta: float = 0.1) -> Window:
@@ -432,27 +467,28 @@ class Run:
             their 95 % intervals; the same in t (``start_t``, ...) and native steps (``start_native``,
             ...); ``note``.  Ends that the sweep does not bracket are -inf or +inf.
         """
-        rows = []
-        for feature in features or self.features():
+        rows, clock = [], self.schedule
+        for feature in self._chosen(features):
             _, described = self._described(feature)
             row = self.window(feature, delta).row()
             note = self.curve(feature).reason
             if np.isfinite(self.curve(feature).retention[0]).any():
                 note = _open_ends(row)
             clocks: dict[str, float] = {}
-            for name, value in row.items():
-                t = self._t_of(value)
-                clocks[f"{name}_t"] = t
-                clocks[f"{name}_native"] = float(self.schedule.native(t)) if np.isfinite(t) else t
+            for edge in EDGES:
+                # time runs against log-SNR: the interval's ends change places
+                for here, there in (("", ""), ("_low", "_high"), ("_high", "_low")):
+                    t = self._t_of(row[edge + there])
+                    clocks[f"{edge}{here}_t"] = t
+                    clocks[f"{edge}{here}_native"] = float(clock.native(t)) if np.isfinite(t) else t
             head = {"feature": feature, "label": described["label"], "kind": described["kind"]}
             rows.append(head | row | clocks | {"note": note})
-        if not rows:
-            raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
         table = pd.DataFrame(rows)
         return table.sort_values("centre", kind="stable", na_position="last", ignore_index=True)
 
     def _t_of(self, logsnr: float) -> float:
-        return float(self.schedule.t(logsnr=logsnr)) if np.isfinite(logsnr) else float("nan")
+        """The time at a log-SNR; an open end stays open, at the other infinity."""
+        return float(self.schedule.t(logsnr=logsnr)) if np.isfinite(logsnr) else -logsnr
 
     def order(self, features: Sequence[str] | None = None, delta: float = 0.1) -> pd.DataFrame:
         """P[row's feature is decided before the column's], for every pair, by the paired bootstrap."""
@@ -472,6 +508,20 @@ def _open_ends(row: dict[str, float]) -> str:
     return "; ".join(notes)
 
 
+class _Absent:
+    """Stands for a model that cannot be loaded."""
+
+    def __init__(self, shape: tuple[int, ...], why: str) -> None:
+        self.shape = self.decoded_shape = shape
+        self._why = why
+
+    def classifier(self) -> None:
+        raise TurningpointError(self._why)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        return x_0
+
+
 def open_run(folder: str | Path, model: Any = None) -> Run:
     """Open a run in a folder.
 
@@ -487,4 +537,7 @@ def open_run(folder: str | Path, model: Any = None) -> Run:
     TurningpointError
         If the folder holds no run, or one of a newer format.
     """
-    return Run(Store.open(folder), None if model is None else load(model))
+    run = Run(Store.open(folder), None if model is None else load(model))
+    if model is not None:
+        run.check_model()
+    return run

@@ -166,7 +166,7 @@ class TestKarras:
         sigmas = clock.sigma(times).tolist()
         plain = [z.numpy() for z in noise]
         expected = karras_2(denoise, 80 * normal(1).numpy(), sigmas, plain, *churn, kind is Heun)
-        method = kind(*churn, steps=steps)
+        method = kind(*churn, churn_steps=steps)
         assert method.stochastic == (churn[0] > 0)
         got = walk(method, bounded, 80 * normal(1), times, clock, noise if method.stochastic else None)[-1]
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)  # float64, 80 / 0.002 of range
@@ -187,7 +187,7 @@ class TestKarras:
         plain = [z.numpy() for z in noise]
         scaled = (start / clock.alpha(1.0)).numpy()
         expected = karras_2(denoise, scaled, sigmas, plain, *churn, kind is Heun)
-        method = kind(*churn, steps=steps)
+        method = kind(*churn, churn_steps=steps)
         got = walk(method, denoiser(clock), start, times, clock, noise if churn[0] else None)[-1]
         np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8)  # float64, 157 / 0.01 of range
 

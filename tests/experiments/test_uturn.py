@@ -132,7 +132,7 @@ def test_records_are_kept(world):
     x, _ = world.sample(4)
     energy = tp.Record("state", (0.5, 0.2), "energy", lambda b: b.square().sum(1, keepdim=True))
     run = _turn(world, x, record=[tp.Record("estimate", (0.6, 0.3)), energy])
-    assert run.data.estimate.dims == ("item", "replicate", "time", "estimate_time", "estimate_0")
+    assert run.data.estimate.dims == ("item", "replicate", "time", "estimate_time", "feature")
     assert np.isfinite(run.data.estimate.sel(time=0.6)).all()
     assert np.isnan(run.data.estimate.sel(time=0.3)[..., 0, :]).all()  # 0.6 lies above that walk
     assert run.data.energy.shape == (4, 1, 2, 2, 1)

@@ -10,7 +10,9 @@ import torch
 
 import turningpoint as tp
 from turningpoint.models.digits import save_weights
-from turningpoint.training.digits import Recipe, read_mnist, train
+from turningpoint.training.digits import Recipe, Stage, read_mnist, train
+
+STAGES = (Stage(3, 1e-3, 0.2), Stage(2, 1e-3, 0.5, 0.3, 0.9))
 
 
 def _folder():
@@ -81,7 +83,7 @@ def tiny_mnist(tmp_path):
 
 
 def test_training_makes_a_model_that_loads(tiny_mnist, tmp_path):
-    recipe = Recipe(channels=(32, 32), layers=1, batch=4, steps=3, warmup=1, classifier_epochs=1)
+    recipe = Recipe(channels=(32, 32), layers=1, batch=4, stages=STAGES[:1], warmup=1, classifier_epochs=1)
     figures = train(tiny_mnist, tmp_path / "out", recipe, lambda *_: None)
     assert 0 <= figures["classifier_accuracy"] <= 1
     model = tp.load(f"digits?folder={tmp_path / 'out'}")
@@ -92,7 +94,7 @@ def test_training_makes_a_model_that_loads(tiny_mnist, tmp_path):
 
 def test_interrupted_training_ends_with_the_same_weights(tiny_mnist, tmp_path, monkeypatch):
     monkeypatch.setattr("turningpoint.training.digits.SAVED_EVERY", 2)
-    recipe = Recipe(channels=(32, 32), layers=1, batch=4, steps=5, warmup=1, classifier_epochs=1)
+    recipe = Recipe(channels=(32, 32), layers=1, batch=4, stages=STAGES, warmup=1, classifier_epochs=1)
     train(tiny_mnist, tmp_path / "whole", recipe, lambda *_: None)
 
     def stop(step, steps, figures):

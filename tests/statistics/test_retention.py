@@ -13,23 +13,29 @@ def _pairwise(score, start, back, condition, w):
     """Kept and chance of one weight vector by the definition, pair by pair: two arrays (T,)."""
     n, r, t = back.shape[:3]
     kept, chance = np.full(t, np.nan), np.full(t, np.nan)
+    groups = [np.flatnonzero(condition == c) for c in np.unique(condition)]
+    company = [i for g in groups for i in g if len(g) > 1] or list(range(n))
     for k in range(t):
-        per_item, total, count = [], 0.0, 0
-        for i in range(n):
+        per_item, per_group = [], []
+        for i in company:
             own = [score(start[i], back[i, a, k]) for a in range(r)]
             own = [s for s in own if not np.isnan(s)]
             if own:
                 per_item.append((w[i], np.mean(own)))
-            for j in range(n):
-                if i != j and condition[i] == condition[j]:
-                    for a in range(r):
+        for group in groups:
+            total, count = 0.0, 0.0
+            for i in group:
+                for j in group:
+                    for a in range(r) if i != j else ():
                         s = score(start[i], back[j, a, k])
                         if not np.isnan(s):
                             total, count = total + w[i] * w[j] * s, count + w[i] * w[j]
+            if count > 0:
+                per_group.append((w[group].sum(), total / count))
         if sum(a for a, _ in per_item) > 0:
             kept[k] = sum(a * b for a, b in per_item) / sum(a for a, _ in per_item)
-        if count > 0:
-            chance[k] = total / count
+        if per_group:
+            chance[k] = sum(a * b for a, b in per_group) / sum(a for a, _ in per_group)
     return kept, chance
 
 
@@ -96,6 +102,29 @@ def test_the_two_ends(kind):
     c = curve(Readings(kind, start, back, np.zeros(n)), weights(n, 500))
     assert c.retention[0, 0] == pytest.approx(1, abs=1e-12)
     assert abs(c.retention[0, 1]) < 4 * c.retention[1:, 1].std()
+
+
+def test_unequal_conditions_do_not_bias_chance():
+    """40 items of one condition and 8 of another at ten times the scale, all fresh draws: retention 0."""
+    rng = np.random.default_rng(4)
+    condition = np.repeat([0, 1], [40, 8])
+    scale = np.where(condition, 10.0, 1.0)
+    found = []
+    for _ in range(200):
+        start, back = scale * rng.normal(size=48), scale * rng.normal(size=48)
+        found.append(
+            curve(
+                Readings("scalar", start, back[:, None, None], condition), np.ones((1, 48))
+            ).retention.item()
+        )
+    assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(200)
+
+
+def test_lone_items_are_left_out_of_both():
+    start = np.array([0.0, 1.0, 5.0])
+    back = np.array([0.0, 1.0, 9.0])[:, None, None]  # the third has no stranger
+    c = curve(Readings("scalar", start, back, np.array([0, 0, 1])), np.ones((1, 3)))
+    assert c.retention.item() == 1.0
 
 
 def test_signal_plus_noise_has_the_retention_of_its_correlation():

@@ -21,12 +21,9 @@ def measure_all(run: Run, names: list[str]) -> Run:
         return run.measure(*names)
     for name in MEASURES.names():
         try:
-            made = make_measure(name, run.model)
+            run.measure(name)
         except TurningpointError as error:
             typer.echo(f"left out: {error}", err=True)
-            continue
-        del made
-        run.measure(name)
     return run
 
 

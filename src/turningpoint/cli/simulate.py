@@ -10,10 +10,12 @@ import typer
 
 from ..errors import TurningpointError
 from ..experiments.generate import generate as run_generate
+from ..experiments.planning import whole
 from ..experiments.quality import quality as run_quality
 from ..experiments.refine import refine as run_refine
 from ..experiments.repeat import repeat as run_repeat
 from ..experiments.step_check import step_check
+from ..experiments.uturn import DEFAULT_TIMES, turn_times
 from ..experiments.uturn import uturn as run_uturn
 from ..run import Run, open_run
 from .analyse import measure_all
@@ -148,7 +150,23 @@ def uturn(
     if with_ or refine:
         measure_all(run, listed(with_))
     if refine:
-        run = run_refine(run, refine, batch=batch, device=device)
+        # times that an earlier go of this command has added count: the same command again adds none
+        asked = (
+            DEFAULT_TIMES
+            if times is logsnr is native is None
+            else turn_times(
+                run.schedule,
+                numbers(times, "--times"),
+                numbers(logsnr, "--logsnr"),
+                numbers(native, "--native"),
+            )
+        )
+        run = run_refine(
+            run,
+            max(0, whole("--refine", refine, 0) - len(run.times) + len(asked)),
+            batch=batch,
+            device=device,
+        )
     summary = _summary(run, time.monotonic() - begun)
     windows = run.windows() if run.features() else None
     if windows is not None:

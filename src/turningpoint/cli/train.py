@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import one_of
+from ..errors import TurningpointError, one_of
 from ..training.digits import Recipe
 from ..training.digits import train as train_digits
 from .app import Json, app, print_json
@@ -22,15 +22,18 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="The folder for the weights.")] = Path("runs/train-digits"),
     seed: Annotated[int, typer.Option(help="Of initialisation, order and noise.")] = Recipe.seed,
-    steps: Annotated[int, typer.Option(help="Of the denoiser.")] = Recipe.steps,
-    batch: Annotated[int, typer.Option(help="Images per step.")] = Recipe.batch,
-    epochs: Annotated[int, typer.Option(help="Of the classifier.")] = Recipe.classifier_epochs,
+    scale: Annotated[float, typer.Option(help="Multiplies the steps of all stages.")] = 1.0,
     json: Json = False,
 ) -> None:
     """Train a built-in model again; interrupted, the same command continues."""
     if what != "digits":
         raise one_of("model to train", what, ["digits"])
-    recipe = replace(Recipe(), seed=seed, steps=steps, batch=batch, classifier_epochs=epochs)
+    if not 0 < scale < float("inf"):
+        raise TurningpointError(f"--scale is {scale}; accepted: a number above 0.")
+    usual = Recipe()
+    stages = tuple(replace(stage, steps=max(1, round(stage.steps * scale))) for stage in usual.stages)
+    epochs = max(1, round(usual.classifier_epochs * scale))
+    recipe = replace(usual, seed=seed, stages=stages, classifier_epochs=epochs)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -43,8 +46,6 @@ def train(
 
         figures = train_digits(data, out, recipe, progress)
     if json:
-        print_json(
-            {"folder": out, "recipe": {f.name: getattr(recipe, f.name) for f in fields(recipe)}, **figures}
-        )
+        print_json({"folder": out, "recipe": asdict(recipe), **figures})
     else:
         typer.echo(f"{out} holds the model: {figures}")

@@ -5,7 +5,8 @@ A grid is a decreasing list :math:`1 = t_0 > t_1 > \dots > t_n = 0`; it has n st
 =============  ======================================================================
 kind           times
 =============  ======================================================================
-``uniform``    equal steps in t; on a DDPM's clock this is *trailing* spacing
+``uniform``    equal steps in t, none below ``t_min`` but the last one to 0; on a DDPM's clock
+               this is *trailing* spacing
 ``logsnr``     equal steps in log-SNR from t = 1 to ``t_min``, then 0
 ``rho``        equal steps in (sigma / alpha)^(1/rho) from t = 1 to ``t_min``, then 0
                (Karras et al. 2022, eq. 5)
@@ -29,6 +30,13 @@ import torch
 
 from ..errors import TurningpointError, one_of
 from .schedule import Schedule
+
+LOWEST_LOGSNR = -2 * math.log(160.0)
+"""``logsnr`` and ``rho`` spread their steps from here, sigma / alpha = 160, twice EDM's sigma_max.
+
+A schedule with (almost) no signal at t = 1, as cosine and flow have, takes its first step from t = 1
+to the next time; else most steps would be spent where nothing happens.
+"""
 
 KINDS = ("uniform", "logsnr", "rho", "explicit")
 _SAME = 1e-9
@@ -92,16 +100,19 @@ class Grid:
     def times(self, schedule: Schedule) -> np.ndarray:
         """The full grid, (steps + 1,) float64, decreasing from 1 to 0 (an explicit one as given)."""
         if self.kind == "explicit":
-            return np.array([*self.explicit_times, 0.0])
+            snapped = schedule.snap(np.array(self.explicit_times)).numpy()
+            return np.array([*sorted({float(t) for t in snapped} - {0.0}, reverse=True), 0.0])
         if self.kind == "uniform":
             t = np.linspace(1.0, 0.0, self.steps + 1)
+            if self.steps > 1 and t[-2] < schedule.t_min - _SAME:
+                t = np.append(np.linspace(1.0, schedule.t_min, self.steps), 0.0)
         elif self.steps == 1:
             t = np.array([1.0, 0.0])
         else:
             first, last = 1.0, schedule.t_min
             u = np.linspace(0.0, 1.0, self.steps)
             low, high = float(schedule.logsnr(first)), float(schedule.logsnr(last))
-            low = max(low, -30.0)  # a schedule without signal at t = 1 starts at -inf
+            low = max(low, LOWEST_LOGSNR)
             if self.kind == "rho":
                 ends = np.exp(-low / 2 / self.rho), np.exp(-high / 2 / self.rho)
                 logsnr = -2 * self.rho * np.log(ends[0] + u * (ends[1] - ends[0]))

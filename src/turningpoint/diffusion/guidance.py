@@ -78,5 +78,9 @@ class Guided(Denoiser):
     def starting_images(self) -> tuple[Tensor, Tensor | None] | None:
         return self.model.starting_images()
 
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        return self.model.decoded_shape
+
     def fingerprint_config(self) -> dict[str, Any]:
-        return self.model.fingerprint_config()
+        return self.model.fingerprint_config() | {"guidance": self.scale}

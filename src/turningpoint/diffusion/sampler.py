@@ -227,12 +227,12 @@ class Euler(Sampler):
         The range of sigma / alpha in which there is churn.
     churn_noise : float
         S_noise, the standard deviation of the added noise.
-    steps : int
+    churn_steps : int
         The steps of the full grid, which divide ``churn``.
     """
 
     name = "euler"
-    settings = ("churn", "churn_min", "churn_max", "churn_noise")
+    settings = ("churn", "churn_min", "churn_max", "churn_noise", "churn_steps")
     memory = 1
     grid = "rho"
 
@@ -242,12 +242,12 @@ class Euler(Sampler):
         churn_min: float = 0.0,
         churn_max: float = math.inf,
         churn_noise: float = 1.0,
-        steps: int = 1,
+        churn_steps: int = 1,
     ) -> None:
-        if churn < 0:
+        if not 0 <= churn < math.inf:
             raise TurningpointError(f"churn is {churn}; accepted: 0 or more.")
         self.churn, self.churn_min, self.churn_max = float(churn), float(churn_min), float(churn_max)
-        self.churn_noise, self.steps = float(churn_noise), int(steps)
+        self.churn_noise, self.steps = float(churn_noise), int(churn_steps)
 
     @property
     def stochastic(self) -> bool:
@@ -260,7 +260,7 @@ class Euler(Sampler):
         ratio = clock.sigma(t) / clock.alpha(t)
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
         inside = (ratio >= self.churn_min) & (ratio <= self.churn_max)
-        raised = clock.t(logsnr=-2 * (ratio * (1 + gamma)).log())
+        raised = clock.snap(clock.t(logsnr=-2 * (ratio * (1 + gamma)).log()))
         return torch.where(inside, raised, t)
 
     def query(self, phase: int, at: Step) -> tuple[Tensor, Tensor]:
@@ -286,8 +286,9 @@ class Euler(Sampler):
     def config(self) -> dict[str, Any]:
         config: dict[str, Any] = {"name": self.name}
         if self.stochastic:
-            config |= {"churn": self.churn, "churn_min": self.churn_min}
-            config |= {"churn_max": self.churn_max, "churn_noise": self.churn_noise}
+            config |= {"churn": self.churn, "churn_min": self.churn_min, "churn_noise": self.churn_noise}
+            config |= {"churn_max": self.churn_max} if math.isfinite(self.churn_max) else {}
+            config |= {"churn_steps": self.steps}
         return config
 
 
@@ -336,4 +337,11 @@ def sampler(name: str | Sampler, steps: int = 1, **settings: float) -> Sampler:
     if unknown:
         accepted = ", ".join(kind.settings) or "no settings"
         raise TurningpointError(f"{unknown[0]} is given, but the sampler {name!r} takes {accepted}.")
-    return kind(steps=steps, **settings) if issubclass(kind, Euler) else kind(**settings)
+    if issubclass(kind, Euler):
+        settings.setdefault("churn_steps", steps)
+    try:
+        return kind(**settings)
+    except TypeError:
+        raise TurningpointError(
+            f"settings of the sampler {name!r} are {settings}; accepted: numbers."
+        ) from None

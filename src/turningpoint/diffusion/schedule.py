@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,26 @@ def _tensor(value: Times) -> Tensor:
     """A floating tensor: numbers and integers become float64, floating tensors stay as they are."""
     tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+
+
+def schedule_from(config: Mapping[str, Any]) -> Schedule:
+    """The schedule of a `Schedule.config`.
+
+    >>> schedule_from(DiscreteVP.named("cosine", 10).config())
+    ddpm(family=cosine, steps=10)
+    """
+    settings = {key: value for key, value in config.items() if key != "kind"}
+    if config["kind"] == "ddpm":
+        family = settings.pop("family")
+        return (
+            DiscreteVP(settings["betas"], family)
+            if "betas" in settings
+            else DiscreteVP.named(family, **settings)
+        )
+    kinds: dict[str, Callable[..., Schedule]] = {"vp": VP, "edm": EDM, "flow": RectifiedFlow}
+    if config["kind"] not in kinds:
+        raise one_of("schedule", config["kind"], [*kinds, "ddpm"])
+    return kinds[config["kind"]](**settings)
 
 
 class Schedule(ABC):
@@ -289,11 +309,15 @@ class DiscreteVP(_VariancePreserving):
         return (native + 1) / self.steps
 
     def snap(self, t: Times) -> Tensor:
-        return (_tensor(t) * self.steps).round() / self.steps
+        return (_tensor(t) * self.steps).round().clamp(0, self.steps) / self.steps
 
     def config(self) -> dict[str, Any]:
-        ends = {"beta_start": float(self.betas[0]), "beta_end": float(self.betas[-1])}
-        return {"kind": "ddpm", "family": self.name, "steps": self.steps, **ends}
+        if self.name not in self.FAMILIES:
+            return {"kind": "ddpm", "family": self.name, "betas": self.betas.tolist()}
+        config: dict[str, Any] = {"kind": "ddpm", "family": self.name, "steps": self.steps}
+        if self.name != "cosine":
+            config |= {"beta_start": float(self.betas[0]), "beta_end": float(self.betas[-1])}
+        return config
 
 
 class EDM(Schedule):

@@ -19,7 +19,18 @@ from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from ..simulation.progress import shown
 from ..simulation.store import packing
 from ..simulation.walk import FromNoise, Record, Walk
-from .planning import CHUNK, Setup, check_store, digest, find_or_create, image_dims, record_settings, simulate
+from .layout import conditions_of, lay_out_conditions, lay_out_records, summarised
+from .planning import (
+    CHUNK,
+    Setup,
+    check_store,
+    find_or_create,
+    image_dims,
+    noise_settings,
+    record_settings,
+    simulate,
+    whole,
+)
 
 FROM_NOISE = 1
 """The stream of noise of walks that start from pure noise."""
@@ -36,6 +47,7 @@ def generate(
     seed: int = 0,
     label: int | Sequence[int] | None = None,
     guidance: float | None = None,
+    first_item: int = 0,
     record: Sequence[Record] = (),
     out: str | Path | None = None,
     store: str = "float32",
@@ -43,7 +55,7 @@ def generate(
     device: str | None = None,
     progress: Progress | str | None = "auto",
     command: str = "",
-    **sampler_settings: float,
+    **sampler_settings: Any,
 ) -> Run:
     """Generate images from pure noise at t = 1.
 
@@ -56,7 +68,7 @@ def generate(
     noise : array (B, *shape), or Noise, optional
         Standard normal start noise z in place of the seed's, x_1 = sigma(1) z; the draws of a stochastic
         sampler still come from the seed.  Or a `Noise` that answers every draw.
-    sampler, steps, grid, seed, guidance, out, store, batch, device, progress, command
+    sampler, steps, grid, seed, guidance, first_item, out, store, batch, device, progress, command
         As in `uturn`.
     label : int or sequence of n ints, optional
         The classes to generate.
@@ -80,11 +92,11 @@ def generate(
     (3, 1, 28, 28)
     """
     setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
-    check_store(store)
+    check_store(store, setup.base.decoded_shape)
     shape, source, given = setup.base.shape, SeededNoise(setup.seed), None
-    if noise is not None and hasattr(noise, "draw"):
-        draws: Noise = noise
-    elif noise is not None:
+    if noise is None or hasattr(noise, "draw"):
+        draws: Noise = source if noise is None else noise
+    else:
         given = np.asarray(noise.detach().cpu() if isinstance(noise, Tensor) else noise, dtype=np.float32)
         if given.shape[1:] != shape or n not in (None, len(given)):
             wanted = "B" if n is None else n
@@ -92,22 +104,13 @@ def generate(
                 f"noise has shape {given.shape}; accepted: ({wanted}, {', '.join(map(str, shape))})."
             )
         n = len(given)
-        draws = RecordedNoise(
-            {Address(i, stream=FROM_NOISE): z[None] for i, z in enumerate(given)}, otherwise=source
-        )
-    else:
-        draws = source
-    if n is None or isinstance(n, bool) or int(n) != n or n < 1:
-        raise TurningpointError(f"n is {n}; accepted: a whole number of at least 1, or noise.")
-    conditions = _labels(label, int(n))
-    for condition in conditions:
-        setup.base.check_condition(condition)
+        recorded = {Address(first_item + i, stream=FROM_NOISE): z[None] for i, z in enumerate(given)}
+        draws = RecordedNoise(recorded, otherwise=source)
+    n = whole("n", n)
+    conditions = conditions_of(label, None, None, n, setup.base)
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
-    settings["noise"] = (
-        digest(given) if given is not None else None if noise is None else type(noise).__name__
-    )
-    told: Any = conditions[0] if all(c == conditions[0] for c in conditions) else conditions
-    axes = {"items": int(n), "condition": told}
+    settings["noise"] = noise_settings(draws if given is not None else noise)
+    axes = {"items": n, "first_item": first_item, "condition": summarised(conditions)}
     run_store, known = find_or_create(out, "generate", settings, axes, command)
     if known != axes:
         raise TurningpointError(f"out is {str(out)!r}, which holds another run; its images or labels differ.")
@@ -116,18 +119,14 @@ def generate(
         attrs = {**packing(store), "range": "[-1, 1]"}
         run_store.require("images", ("item", *image_dims(inner)), (n, *inner), (chunk, *inner), store, attrs)
         run_store.require("done", ("item",), (n,), (chunk,), "bool")
-        for one in record:
-            at = np.array(one.times)
-            run_store.require(f"{one.name}_t", (f"{one.name}_time",), at.shape, at.shape, "float64")
-            run_store.write(f"{one.name}_t", at)
-        labels = np.array([c.get("label", UNCONDITIONAL) for c in conditions])
-        run_store.require("label", ("item",), (n,), (n,), "int64")
-        run_store.write("label", labels)
+        lay_out_records(run_store, record, setup.schedule)
+        told = np.array([c.get("label", UNCONDITIONAL) for c in conditions])
+        lay_out_conditions(run_store, conditions, told, chunk)
     times = setup.grid.times(setup.schedule)
     units = []
     for block in range(0, n, chunk):
         size = min(chunk, n - block)
-        walks = _walks(block, times, conditions, record)
+        walks = _walks(first_item, block, times, conditions, record)
         units.append(Unit(str(block), (slice(block, block + size),), walks, size, len(times) - 1))
     run = Run(run_store, setup.base)
     with shown(progress, "images") as bar:
@@ -135,21 +134,18 @@ def generate(
     return run
 
 
-def _labels(label: int | Sequence[int] | None, n: int) -> list[dict[str, Any]]:
-    if label is None:
-        return [{}] * n
-    labels = np.atleast_1d(np.asarray(label.cpu() if isinstance(label, Tensor) else label)).astype(int)
-    if labels.size not in (1, n):
-        raise TurningpointError(f"label holds {labels.size} classes for {n} images.")
-    return [{} if v == UNCONDITIONAL else {"label": int(v)} for v in np.broadcast_to(labels, n)]
-
-
 def _walks(
-    block: int, times: np.ndarray, conditions: Sequence[dict[str, Any]], records: Sequence[Record]
+    first: int, block: int, times: np.ndarray, conditions: Sequence[dict[str, Any]], records: Sequence[Record]
 ) -> Callable[[Sequence[int]], list[Walk]]:
     def make(offsets: Sequence[int]) -> list[Walk]:
         return [
-            Walk(Address(block + i, stream=FROM_NOISE), FromNoise(), times, conditions[block + i], records)
+            Walk(
+                Address(first + block + i, stream=FROM_NOISE),
+                FromNoise(),
+                times,
+                conditions[block + i],
+                records,
+            )
             for i in offsets
         ]
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import TurningpointError
 from ..run import Run
 from ..simulation.store import Store
+from .layout import lay_out_conditions, lay_out_times, spelled_out, summarised
 from .planning import CHUNK, differences, digest
 
 
@@ -59,7 +60,14 @@ def merge(runs: Sequence[Run], out: str | Path | None = None) -> Run:
             replicates.setdefault((_seed(run), replicate), len(replicates))
         for t in run.store.read("t"):
             times.setdefault(round(float(t), 12), len(times))
-    rows = {key: row for row, key in enumerate(sorted(items, key=lambda k: k[0]))}
+    ordered = sorted(items, key=lambda key: key[0])
+    numbers = [key[0] for key in ordered]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise TurningpointError(
+            f"the runs hold items of numbers {numbers}; accepted: runs that follow each other without gaps, each "
+            "number one image and condition: make the second with first_item=N."
+        )
+    rows = {key: row for row, key in enumerate(ordered)}
     store = Store.create(out, _manifest(runs, rows, replicates, times, items))
     _lay_out(store, first, rows, replicates, times, items)
     for run in runs:
@@ -103,8 +111,7 @@ def _seed(run: Run) -> int:
 def _items(run: Run) -> dict[tuple[int, str, str], int]:
     """Every item's identity, number, image and condition, and its place in the run."""
     axes = run.manifest["axes"]
-    told = axes["condition"]
-    conditions = told if isinstance(told, list) else [told] * axes["items"]
+    conditions = spelled_out(axes)
     return {
         (axes["first_item"] + i, axes["image_digests"][i], str(conditions[i])): i
         for i in range(axes["items"])
@@ -133,8 +140,7 @@ def _manifest(
     conditions = []
     for key in rows:
         run, index = items[key]
-        told = run.manifest["axes"]["condition"]
-        conditions.append(told[index] if isinstance(told, list) else told)
+        conditions.append(spelled_out(run.manifest["axes"])[index])
     digests = [key[1] for key in rows]
     axes = {
         "times": list(times),
@@ -143,7 +149,7 @@ def _manifest(
         "first_item": min(key[0] for key in rows),
         "images": digest(np.array(digests)),
         "image_digests": digests,
-        "condition": conditions[0] if all(c == conditions[0] for c in conditions) else conditions,
+        "condition": summarised(conditions),
     }
     settings = {**first["settings"], "seed": seeds[0] if len(seeds) == 1 else seeds}
     merged = [str(run.folder) for run in runs]
@@ -166,22 +172,13 @@ def _lay_out(
         if dims[:3] == ("item", "replicate", "time"):
             tail = array.shape[3:]
             store.require(name, dims, (*sizes, *tail), (chunk, 1, 1, *tail), dtype, attrs)
-        elif dims[:1] == ("item",):
+        elif dims[:1] == ("item",) and name not in ("label", "condition"):
             values = np.stack([run.store.read(name)[i] for run, i in (items[key] for key in rows)])
             store.require(name, dims, values.shape, (chunk, *values.shape[1:]), dtype, attrs)
             store.write(name, values)
-        elif dims[:1] != ("time",):
+        elif dims[:1] not in (("time",), ("item",)):
             store.require(name, dims, array.shape, array.shape, dtype, attrs)
             store.write(name, first.store.read(name))
-    t = np.array(list(times))
-    clock = first.schedule
-    values_of = {"t": t, "logsnr": clock.logsnr(t).numpy(), "native": clock.native(t).numpy()}
-    for name, values in values_of.items():
-        store.require(name, ("time",), values.shape, values.shape, "float64")
-        store.write(name, values)
-    told = store.manifest["axes"]["condition"]
-    if isinstance(told, list):
-        codes = {str(c): k for k, c in reversed(list(enumerate(told)))}
-        store.write("condition", np.array([codes[str(c)] for c in told]))
-    else:
-        store.write("condition", np.zeros(len(rows), dtype=np.int64))
+    lay_out_times(store, "", "time", list(times), first.schedule)
+    labels = np.array([run.store.read("label")[i] for run, i in (items[key] for key in rows)])
+    lay_out_conditions(store, spelled_out(store.manifest["axes"]), labels, chunk)

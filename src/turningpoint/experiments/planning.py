@@ -21,8 +21,11 @@ from ..models import fingerprint, load
 from ..simulation.collect import Progress, Unit, collect
 from ..simulation.engine import SMALLEST_BATCH, Engine, Finished
 from ..simulation.noise import Noise, SeededNoise
-from ..simulation.store import DTYPES, Store
+from ..simulation.store import DTYPES, RunAppearedError, Store
 from ..simulation.walk import Record
+
+TAKEN = ("start", "images", "done", "t", "logsnr", "native", "condition", "label", "readings")
+"""The names of a run's own arrays."""
 
 CHUNK = 64
 """Walks that are stored side by side; what a kill costs at most, per worker."""
@@ -61,13 +64,11 @@ class Setup:
         settings: Mapping[str, float],
     ) -> None:
         base = load(model)
-        if isinstance(seed, bool) or int(seed) != seed:
-            raise TurningpointError(f"seed is {seed!r}; accepted: a whole number.")
-        if not isinstance(grid, Grid) and not isinstance(grid, str | type(None)):
-            steps = as_grid(grid, 1, "uniform").steps
-        chosen = sampler(sampler_name, steps=max(1, int(steps)), **settings)
-        self.sampler, self.grid = chosen, as_grid(grid, steps, chosen.grid)
-        self.seed, self.guidance = int(seed), guidance
+        self.seed = whole("seed", seed, -(2**63), 2**63 - 1)
+        self.guidance = None if guidance is None else float(guidance)
+        usual = sampler(sampler_name).grid
+        self.grid = as_grid(grid, steps, usual)
+        self.sampler = sampler(sampler_name, steps=self.grid.steps, **settings)
         self.base = base
         self.model: Denoiser = base if guidance is None else Guided(base, guidance)
         self.schedule = base.schedule
@@ -87,10 +88,30 @@ class Setup:
 
     def engine(self, batch: int, noise: Noise | None) -> Engine:
         """An engine on the setup's device."""
-        if isinstance(batch, bool) or int(batch) != batch or batch < 1:
-            raise TurningpointError(f"batch is {batch}; accepted: a whole number of at least 1.")
-        self.model.to(self.device)
-        return Engine(self.model, self.sampler, noise or SeededNoise(self.seed), int(batch), self.device)
+        if noise is None:
+            noise = SeededNoise(self.seed)
+        elif not hasattr(noise, "draw"):
+            raise TurningpointError(
+                f"noise is a {type(noise).__name__}; accepted: a Noise, which has a draw method."
+            )
+        self.model.to(self.device).eval()
+        return Engine(self.model, self.sampler, noise, whole("batch", batch), self.device)
+
+
+def whole(argument: str, value: Any, least: int = 1, most: int = 2**31) -> int:
+    """A whole number from an argument, or one sentence.
+
+    >>> whole("batch", 7)
+    7
+    """
+    try:
+        number = int(value)
+        if isinstance(value, bool | str) or number != value or not least <= number <= most:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        accepted = "a whole number" if least < 0 else f"a whole number of at least {least}"
+        raise TurningpointError(f"{argument} is {value!r}; accepted: {accepted}.") from None
+    return number
 
 
 def _device(device: str | None, model: Denoiser) -> torch.device:
@@ -166,27 +187,71 @@ def find_or_create(
         try:
             created = Store.create(out, manifest | {"versions": versions(), "command": command})
             return created, dict(axes)
-        except FileExistsError:  # the same command, started at the same moment, was faster
+        except RunAppearedError:  # the same command, started at the same moment, was faster
             assert out is not None
             existing = Store.read_manifest(out) or {}
-    differ = differences({"kind": existing["kind"], **existing["settings"]}, {"kind": kind, **settings})
-    if differ:
-        raise TurningpointError(
-            f"out is {str(out)!r}, which holds another run; these settings differ: {'; '.join(differ)}."
-        )
+    _refuse_differences(out, existing, kind, settings)
     assert out is not None
     return out if isinstance(out, Store) else Store.open(out), dict(existing["axes"])
 
 
-def check_store(store: str) -> str:
+def _refuse_differences(
+    out: str | Path | Store | None, existing: Mapping[str, Any], kind: str, settings: Mapping[str, Any]
+) -> None:
+    differ = differences({"kind": existing["kind"], **existing["settings"]}, {"kind": kind, **settings})
+    if differ:
+        place = str(out.folder or "memory") if isinstance(out, Store) else str(out)
+        raise TurningpointError(
+            f"out is {place!r}, which holds another run; these settings differ: {'; '.join(differ)}."
+        )
+
+
+def refuse_another(out: str | Path | None, kind: str, settings: Mapping[str, Any]) -> None:
+    """Raise if ``out`` cannot take a run of these settings, before any work is done for it."""
+    if out is None:
+        return
+    existing = Store.read_manifest(out)
+    if existing is not None:
+        _refuse_differences(out, existing, kind, settings)
+    else:
+        Store.check_folder(out)
+
+
+def check_store(store: str, shape: Sequence[int]) -> str:
     """The dtype in which images are kept, or one sentence."""
     if store not in DTYPES:
         raise one_of("store", store, DTYPES)
+    if store == "uint8" and len(shape) != 3:
+        raise TurningpointError(
+            "store is 'uint8', which is for images in [-1, 1]; accepted here: float32, float16."
+        )
     return store
 
 
+def noise_settings(noise: Any) -> Any:
+    """What a manifest says of noise from outside: its kind, and a digest of recorded draws."""
+    if noise is None:
+        return None
+    draws = getattr(noise, "draws", None)
+    if not isinstance(draws, Mapping):
+        return type(noise).__name__
+    return [type(noise).__name__, digest(np.concatenate([np.ravel(z) for z in draws.values()]))]
+
+
 def record_settings(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Records as a manifest keeps them."""
+    """Records as a manifest keeps them.
+
+    Raises
+    ------
+    TurningpointError
+        If two have one name, or one has the name of another array of a run.
+    """
+    names = [record.name for record in records]
+    for name in names:
+        if names.count(name) > 1 or name in TAKEN or "." in name or "/" in name:
+            raise TurningpointError(
+                f"a record is named {name!r}; accepted: a name of its own, not {', '.join(TAKEN)}."
+            )
     return [
         {
             "name": r.name,
@@ -221,8 +286,9 @@ def simulate(
                 continue  # these walks start below every time of the record
             rows = np.stack([np.full_like(known, np.nan) if value is None else value for value in kept])
             sizes, chunks = store.array("done").shape, store.array("done").chunks
-            dims = [*store.dims("done"), f"{record.name}_time"]
-            dims += [f"{record.name}_{axis}" for axis in range(known.ndim - 1)]
+            inner = image_dims(known.shape[1:]) if record.function is None else range(known.ndim - 1)
+            own = [str(axis) if record.function is None else f"{record.name}_{axis}" for axis in inner]
+            dims = [*store.dims("done"), f"{record.name}_time", *own]
             store.require(record.name, dims, (*sizes, *known.shape), (*chunks, *known.shape), "float32")
             _write_rows(store, record.name, unit, offsets, rows)
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TurningpointError
 from ..run import Run
 from ..statistics.window import EDGES
+from .planning import whole
 from .repeat import arguments_of
 from .uturn import uturn
 
@@ -57,7 +59,9 @@ def refine(
     >>> len(tp.refine(run, rounds=1, progress=None).times)
     3
     """
-    for _ in range(rounds):
+    if run.kind != "uturn" or not run.features():
+        raise TurningpointError("refine takes a U-turn run with readings; call run.measure(...) first.")
+    for _ in range(whole("rounds", rounds, 0)):
         time = next_time(run, features, delta)
         if time is None:
             break
@@ -71,6 +75,9 @@ def refine(
 def next_time(run: Run, features: Sequence[str] | None = None, delta: float = 0.1) -> float | None:
     """The U-turn time that promises most; None if no window's edge lies inside the sweep."""
     logsnr = np.sort(run.schedule.logsnr(run.times).numpy())
+    logsnr = logsnr[np.isfinite(logsnr)]
+    if len(logsnr) < 2:
+        return None
     names = list(features or run.features())
     windows = [run.window(feature, delta) for feature in names]
     crossings = np.concatenate([getattr(w, edge)[1:] for w in windows for edge in EDGES])

@@ -12,6 +12,7 @@ from ..errors import TurningpointError
 from ..run import Run
 from ..simulation.walk import Record
 from .generate import generate
+from .layout import spelled_out
 from .uturn import uturn
 
 
@@ -32,8 +33,7 @@ def arguments_of(run: Run) -> dict[str, Any]:
         raise TurningpointError("the run records a function, which its manifest does not hold.")
     grid = settings["grid"]
     sampler = dict(settings["sampler"])
-    told = axes["condition"]
-    conditions = told if isinstance(told, list) else [told] * axes["items"]
+    conditions = spelled_out(axes)
     labels = [c.get("label", -1) for c in conditions]
     arguments: dict[str, Any] = {
         "sampler": sampler.pop("name"),
@@ -48,9 +48,10 @@ def arguments_of(run: Run) -> dict[str, Any]:
     }
     if run.kind == "uturn":
         arguments |= {"images": run.start.values, "times": axes["times"], "replicates": axes["replicates"]}
-        arguments |= {"first_item": axes["first_item"]}
+        arguments |= {"prompt": conditions[0].get("prompt")}
     else:
         arguments |= {"n": axes["items"]}
+    arguments |= {"first_item": axes["first_item"]}
     return arguments
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
@@ -51,12 +52,21 @@ def starting_images(
     elif isinstance(images, str | Path):
         array, labels = _from_path(Path(images), model, skip_bad)
     elif isinstance(images, Tensor):
-        array = images.detach().cpu().numpy()
+        cpu = images.detach().cpu()
+        array = (cpu.float() if cpu.dtype == torch.bfloat16 else cpu).numpy()
     elif hasattr(images, "values"):
         array = np.asarray(images.values)
     else:
-        array = np.asarray(images)
-    return checked(array, model)[:items], None if labels is None else labels[:items]
+        try:
+            array = np.asarray(images)
+        except ValueError:
+            raise TurningpointError("images is a ragged list; accepted: an array (N, C, H, W).") from None
+    array = checked(array, model)
+    if labels is not None and np.shape(labels) != (len(array),):
+        raise TurningpointError(
+            f"labels have shape {np.shape(labels)}; accepted: ({len(array)},), one per image."
+        )
+    return array[:items], None if labels is None else np.asarray(labels[:items]).astype(np.int64)
 
 
 def checked(array: np.ndarray, model: Denoiser) -> np.ndarray:

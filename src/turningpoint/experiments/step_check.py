@@ -54,7 +54,7 @@ def step_check(run: Run, delta: float = 0.1, **machine: Any) -> pd.DataFrame:
     arguments["grid"] = Grid(2 * grid.steps, grid.kind, grid.rho)
     arguments["steps"] = 2 * grid.steps
     folder = None if run.folder is None else run.folder / "doubled"
-    doubled = uturn(run.model, **arguments, **machine, out=folder).measure(*run.measures())
+    doubled = uturn(run.model, **arguments, **machine, out=folder, extend=True).measure(*run.measures())
     rows = []
     for feature in run.windows(delta).feature:
         a, b = run.window(feature, delta).centre, doubled.window(feature, delta).centre

@@ -30,6 +30,14 @@ from ..simulation.progress import shown
 from ..simulation.store import Store, packing
 from ..simulation.walk import FromImage, Record, Walk
 from .generate import generate as generate_images
+from .layout import (
+    conditions_of,
+    lay_out_conditions,
+    lay_out_records,
+    lay_out_times,
+    spelled_out,
+    summarised,
+)
 from .planning import (
     CHUNK,
     Setup,
@@ -37,8 +45,11 @@ from .planning import (
     digest,
     find_or_create,
     image_dims,
+    noise_settings,
     record_settings,
+    refuse_another,
     simulate,
+    whole,
 )
 from .starting import starting_images
 
@@ -154,36 +165,35 @@ def uturn(
     """
     setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
     turns = turn_times(setup.schedule, times, logsnr, native)
-    check_store(store)
-    if isinstance(replicates, bool) or int(replicates) != replicates or replicates < 1:
-        raise TurningpointError(f"replicates is {replicates}; accepted: a whole number of at least 1.")
-    if items is not None and items < 1:
-        raise TurningpointError(f"items is {items}; accepted: a whole number of at least 1.")
+    check_store(store, setup.base.decoded_shape)
+    replicates, first_item = whole("replicates", replicates), whole("first_item", first_item, 0)
+    items = None if items is None else whole("items", items)
     if guidance is not None and label is None and prompt is None:
         raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    settings = setup.settings() | {"store": store, "record": record_settings(record)}
+    settings["noise"] = noise_settings(noise)
     if generate is not None:
         if images is not None:
             raise TurningpointError("images and generate are both given; accepted: one of them.")
-        made = generate_images(
+        if isinstance(label, str):
+            raise TurningpointError(f"label is {label!r}; accepted with generate: class indices, or None.")
+        refuse_another(out, "uturn", settings)
+        images = generate_images(
             model, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance,
-            label=None if isinstance(label, str) else label, batch=batch, device=device, progress=progress,
-            out=None if out is None else Path(out) / "generated", **sampler_settings,
-        )  # fmt: skip
-        images = made.images.values
+            label=label, batch=batch, device=device, progress=progress, first_item=first_item,
+            out=None if out is None else Path(out) / f"generated-{generate}", **sampler_settings,
+        ).images.values  # fmt: skip
     limit = items if images is not None else items or DEFAULT_ITEMS
     x_start, own = starting_images(images, setup.base, limit, skip_bad)
-    conditions = _conditions(label, prompt, own, len(x_start), setup.base)
-    settings = setup.settings() | {"store": store, "record": record_settings(record)}
-    if noise is not None:
-        settings["noise"] = repr(type(noise).__name__)
+    conditions = conditions_of(label, own, prompt, len(x_start), setup.base)
     axes = _axes(turns, replicates, x_start, conditions, first_item)
-    run_store, known = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
+    run_store, _ = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
     with run_store.exclusive():
-        axes, x_start, conditions = _joined(run_store, known, axes, x_start, conditions, extend)
+        axes, x_start, conditions, own = _joined(run_store, axes, x_start, conditions, own, extend)
         _lay_out(run_store, axes, x_start, own, conditions, setup, store, record)
     run = into or Run(run_store, setup.base)
     run.forget()
-    units = _units(axes, x_start, conditions, setup, record)
+    units = _units(run_store, axes, x_start, conditions, setup, record)
     with shown(progress, "U-turns") as bar:
         simulate(run_store, units, setup.engine(batch, noise), record, bar)
     return run
@@ -207,7 +217,7 @@ def turn_times(
     if len(given) > 1:
         raise TurningpointError(f"{' and '.join(given)} are given; accepted: one of times, logsnr, native.")
     name, values = next(iter(given.items()), ("times", DEFAULT_TIMES))
-    asked = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    asked = decimals(name, values)
     t = asked if name == "times" else schedule.t(**{name: asked}).numpy()
     if t.size == 0:
         raise TurningpointError(f"{name} is empty; accepted: one or more times.")
@@ -225,37 +235,24 @@ def turn_times(
     return sorted({round(float(time), 12) for time in snapped})
 
 
-def _conditions(
-    label: int | str | Sequence[int] | None,
-    prompt: str | None,
-    own: np.ndarray | None,
-    n: int,
-    model: Denoiser,
-) -> list[dict[str, Any]]:
-    """The condition of every item."""
-    if isinstance(label, str):
-        if label != "own":
-            raise TurningpointError(f"label is {label!r}; accepted: a class index, one per image, or 'own'.")
-        if own is None:
-            raise TurningpointError("label is 'own', but the starting images come without labels.")
-        label = own.tolist()
-    shared = {} if prompt is None else {"prompt": prompt}
-    if label is None:
-        labels: list[int] = []
-    else:
-        try:
-            array = np.atleast_1d(np.asarray(label))
-            labels = [int(v) for v in (np.repeat(array, n) if array.size == 1 else array)]
-        except (TypeError, ValueError):
-            raise TurningpointError(f"label is {label!r}; accepted: class indices, or 'own'.") from None
-        if len(labels) != n:
-            raise TurningpointError(f"label holds {len(labels)} classes for {n} starting images.")
-    conditions = [
-        shared | ({"label": labels[i]} if labels and labels[i] != UNCONDITIONAL else {}) for i in range(n)
-    ]
-    for condition in conditions:
-        model.check_condition(condition)
-    return conditions
+def decimals(argument: str, values: Any) -> np.ndarray:
+    """Numbers as float64 (n,); those given in float32 become the decimals that were meant.
+
+    >>> decimals("times", np.float32(0.3))
+    array([0.3])
+    """
+    try:
+        given = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+        flat = np.atleast_1d(given).astype(np.float64)
+        if flat.ndim != 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise TurningpointError(
+            f"{argument} is {values!r}; accepted: a number, or a list of numbers."
+        ) from None
+    if given.dtype in (np.float32, np.float16):
+        flat = np.array([float(f"{value:.7g}") for value in flat])
+    return flat
 
 
 def _axes(
@@ -266,7 +263,6 @@ def _axes(
     first_item: int,
 ) -> dict[str, Any]:
     images = [digest(x) for x in x_start]
-    told: Any = conditions[0] if all(c == conditions[0] for c in conditions) else conditions
     return {
         "times": turns,
         "replicates": int(replicates),
@@ -274,48 +270,53 @@ def _axes(
         "first_item": first_item,
         "images": digest(np.array(images)),
         "image_digests": images,
-        "condition": told,
+        "condition": summarised(conditions),
     }
 
 
 def _joined(
     store: Store,
-    known: dict[str, Any],
     asked: dict[str, Any],
     x_start: np.ndarray,
     conditions: list[dict[str, Any]],
+    own: np.ndarray | None,
     extend: bool,
-) -> tuple[dict[str, Any], np.ndarray, list[dict[str, Any]]]:
-    """The axes of a run that holds what it held and what is asked for."""
+) -> tuple[dict[str, Any], np.ndarray, list[dict[str, Any]], np.ndarray | None]:
+    """The axes, images, conditions and labels of a run that holds what it held and what is asked for."""
+    known = store.reload()["axes"]
+    place = str(store.folder or "memory")
     if known["first_item"] != asked["first_item"]:
         raise TurningpointError(
-            f"first_item is {asked['first_item']}; the run in {str(store.folder)!r} begins at {known['first_item']}."
+            f"first_item is {asked['first_item']}; the run in {place!r} begins at {known['first_item']}."
         )
     n = min(known["items"], asked["items"])
-    told = [
-        c["condition"] if isinstance(c["condition"], list) else [c["condition"]] * c["items"]
-        for c in (known, asked)
-    ]
-    if known["image_digests"][:n] != asked["image_digests"][:n] or told[0][:n] != told[1][:n]:
-        what = "images" if known["image_digests"][:n] != asked["image_digests"][:n] else "conditions"
-        raise TurningpointError(
-            f"out is {str(store.folder)!r}, which holds another run; these settings differ: starting {what}."
-        )
+    told = spelled_out(known)
+    for what, differ in (
+        ("images", known["image_digests"][:n] != asked["image_digests"][:n]),
+        ("conditions", told[:n] != conditions[:n]),
+    ):
+        if differ:
+            raise TurningpointError(
+                f"out is {place!r}, which holds another run; these settings differ: starting {what}."
+            )
     joined = dict(asked if asked["items"] >= known["items"] else known)
     joined["times"] = known["times"] + [t for t in asked["times"] if t not in known["times"]]
     joined["replicates"] = max(known["replicates"], asked["replicates"])
     grown = [key for key in ("times", "items", "replicates") if joined[key] != known[key]]
     if grown and not extend:
         raise TurningpointError(
-            f"out is {str(store.folder)!r}, which holds a run with fewer {', '.join(grown)}; "
+            f"out is {place!r}, which holds a run with fewer {', '.join(grown)}; "
             "accepted: another folder, or --extend (extend=True) to let it grow."
         )
     if grown:
         store.manifest["axes"] = joined
         store.save_manifest()
+    kept = store.read("label") if store.has("label") else None
     if asked["items"] < known["items"]:
-        return joined, store.read("start"), list(told[0])
-    return joined, x_start, conditions
+        return joined, store.read("start"), told, kept
+    if own is None and kept is not None:
+        own = np.concatenate([kept, np.full(joined["items"] - len(kept), UNCONDITIONAL)])
+    return joined, x_start, conditions, own
 
 
 def _lay_out(
@@ -329,35 +330,25 @@ def _lay_out(
     records: Sequence[Record],
 ) -> None:
     """Make the arrays that are missing, and enlarge those that are too small."""
-    n, clock = axes["items"], setup.schedule
+    n = axes["items"]
     sizes = n, axes["replicates"], len(axes["times"])
     chunks = min(CHUNK, n) if not store.has("done") else store.array("done").chunks[0], 1, 1
     dims, inner = ("item", "replicate", "time"), image_dims(setup.base.shape)
     attrs = {**packing(dtype), "range": "[-1, 1]"}
-    store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))
-    store.write("start", x_start)
-    values: dict[str, np.ndarray] = {"t": np.array(axes["times"])}
-    values |= {"logsnr": clock.logsnr(values["t"]).numpy(), "native": clock.native(values["t"]).numpy()}
-    for name, array in values.items():
-        store.require(name, ("time",), array.shape, array.shape, "float64")
-        store.write(name, array)
-    told = {str(c): k for k, c in reversed(list(enumerate(conditions)))}
-    per_item = {"condition": np.array([told[str(c)] for c in conditions])}
-    if own is not None and len(own) == n:
-        per_item["label"] = np.asarray(own, dtype=np.int64)
-    for name, array in per_item.items():
-        store.require(name, ("item",), array.shape, array.shape, "int64")
-        store.write(name, array)
-    for record in records:
-        at = np.array(record.times)
-        store.require(f"{record.name}_t", (f"{record.name}_time",), at.shape, at.shape, "float64")
-        store.write(f"{record.name}_t", at)
+    if not store.has("start") or store.array("start").shape[0] < n or not store.attrs("start").get("written"):
+        store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))
+        store.write("start", x_start)
+        store.annotate("start", {"written": True})
+    lay_out_times(store, "", "time", axes["times"], setup.schedule)
+    lay_out_conditions(store, conditions, own, chunks[0])
+    lay_out_records(store, records, setup.schedule)
     shape = setup.base.decoded_shape
     store.require("images", (*dims, *image_dims(shape)), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
     store.require("done", dims, sizes, chunks, "bool")
 
 
 def _units(
+    store: Store,
     axes: dict[str, Any],
     x_start: np.ndarray,
     conditions: list[dict[str, Any]],
@@ -366,7 +357,7 @@ def _units(
 ) -> list[Unit]:
     """The run's units, those with the longest walks first."""
     units = []
-    chunk = min(CHUNK, axes["items"])
+    chunk = store.array("done").chunks[0]  # not that of today's size: units must not straddle chunks
     with torch.inference_mode():
         clean = torch.cat([setup.base.encode(part) for part in torch.from_numpy(x_start).split(64)]).numpy()
     for k in np.argsort(axes["times"])[::-1]:

@@ -18,7 +18,9 @@ an image has no such reading (the slant of an empty picture); it is left out of 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -139,14 +141,34 @@ class FunctionMeasure(Measure):
         shape: tuple[int, ...] = (1, 8, 8),
     ) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", "function")
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        if not self.name.isidentifier():
+            raise TurningpointError(
+                f"a measure is named {self.name!r}; accepted: a name like a variable's, as in "
+                "tp.measure(function, name='width')."
+            )
         if not kind:
             kind = self._kind_of(self._call(torch.zeros(2, *shape)))
         self.readings = (Reading("", kind, (function.__doc__ or self.name).strip().split("\n")[0]),)
 
+    def settings(self) -> dict[str, Any]:
+        """A hash of the function's code and of the plain values it closes over: another function reads anew."""
+        code = getattr(self.function, "__code__", None)
+        if code is None:
+            return {"function": repr(type(self.function))}
+        closed = [repr(cell.cell_contents) for cell in self.function.__closure__ or ()]
+        parts = [
+            code.co_code.hex(),
+            repr(code.co_consts),
+            repr(code.co_names),
+            repr(self.function.__defaults__),
+        ]
+        text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(parts + closed))
+        return {"function": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
         values = self._call(images)
-        if len(values) != len(images):
+        if values.ndim == 0 or len(values) != len(images):
             raise TurningpointError(
                 f"the measure {self.name!r} returned {len(values)} values for {len(images)} images."
             )
@@ -166,7 +188,9 @@ class FunctionMeasure(Measure):
         return "scalar" if np.issubdtype(values.dtype, np.floating) else "categorical"
 
 
-def measure(what: str | Measure | Callable[[Tensor], Any], model: Any = None, **settings: Any) -> Measure:
+def measure(
+    what: str | Measure | Callable[[Tensor], Any], model: Any = None, *, name: str = "", **settings: Any
+) -> Measure:
     """A measure from its name, a `Measure`, or a function of an image batch.
 
     Parameters
@@ -175,6 +199,8 @@ def measure(what: str | Measure | Callable[[Tensor], Any], model: Any = None, **
         ``"frequency"``, ``"frequency?bands=8"``, ``"python:module:function"``, or the thing itself.
     model : Denoiser, optional
         The model under study, for measures that use its own classifier or shape.
+    name : str, optional
+        What a function is called, by default its own name.
 
     Raises
     ------
@@ -183,17 +209,23 @@ def measure(what: str | Measure | Callable[[Tensor], Any], model: Any = None, **
     """
     if isinstance(what, Measure):
         return what
-    shape: Mapping[str, Any] = {"shape": tuple(model.shape)} if hasattr(model, "shape") else {}
+    shape: Mapping[str, Any] = (
+        {"shape": tuple(model.decoded_shape)} if hasattr(model, "decoded_shape") else {}
+    )
     if callable(what):
-        return FunctionMeasure(what, **shape)
+        return FunctionMeasure(what, name, **shape, **settings)
+    if not isinstance(what, str):
+        raise TurningpointError(
+            f"measure is {what!r}; accepted: a name, a Measure, or a function of an image batch."
+        )
     if what.startswith("python:"):
         module, _, attribute = what.removeprefix("python:").partition(":")
         try:
             return FunctionMeasure(getattr(importlib.import_module(module), attribute), attribute, **shape)
         except (ImportError, AttributeError, ValueError) as error:
             raise TurningpointError(f"measure is {what!r}, which cannot be imported: {error}.") from None
-    name, _, query = what.partition("?")
-    factory = MEASURES[name]
+    known, _, query = what.partition("?")
+    factory = MEASURES[known]
     for key, value in parse_qsl(query):
         settings.setdefault(key, float(value) if "." in value else int(value) if value.isdigit() else value)
     try:

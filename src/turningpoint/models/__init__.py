@@ -81,19 +81,28 @@ class _Adopted(Denoiser):
         self.n_classes = getattr(model, "n_classes", None)
         self.name = getattr(model, "name", type(model).__name__)
         self._model = model
+        for offered in ("encode", "decode", "classifier", "starting_images", "check_condition"):
+            if hasattr(model, offered):
+                setattr(self, offered, getattr(model, offered))
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...]:
+        return tuple(getattr(self._model, "decoded_shape", self.shape))
+
+    def fingerprint_config(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"class": type(self._model).__name__}
+        for key, value in getattr(self._model, "__dict__", {}).items():
+            if isinstance(value, int | float | str) and key not in ("training", "name"):
+                plain[key] = value
+            elif isinstance(value, np.ndarray | Tensor):
+                array = np.ascontiguousarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+                plain[key] = hashlib.sha256(array.tobytes()).hexdigest()[:16]
+        return super().fingerprint_config() | plain
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         if self.n_classes is None:
             return self._model(x_t, t)  # type: ignore[no-any-return]
         return self._model(x_t, t, label)  # type: ignore[no-any-return]
-
-    def fingerprint_config(self) -> dict[str, Any]:
-        plain = {k: v for k, v in vars(self._model).items() if isinstance(v, int | float | str)}
-        return super().fingerprint_config() | plain | {"class": type(self._model).__name__}
-
-    def classifier(self) -> Callable[[Tensor], Tensor] | None:
-        offered = getattr(self._model, "classifier", None)
-        return offered() if offered is not None else None
 
 
 def adopt(model: Any) -> Denoiser:

@@ -205,7 +205,7 @@ class Engine:
             path = self._slots[i]
             assert path is not None
             t[i], s[i], phases[i] = path.t, path.s, path.phase
-            if draws is not None:
+            if draws is not None and path.phase == 0:
                 draws[i] = self.noise.draw(path.walk.address, path.position + 1, self.model.shape)
         z = None if draws is None else torch.from_numpy(draws).to(self.device)
         self._step = Step(self._x, t, s, z, self._memory, self.model.schedule)
@@ -222,6 +222,11 @@ class Engine:
                 self._memory[rows] = part.memory
         kwargs = self.model.conditions(conditions, self.device)
         answer = self.model(query, queried.to(device=self.device, dtype=self._x.dtype), **kwargs)
+        if answer.shape != query.shape:
+            raise SimulationError(
+                f"the network of {self.model.name!r} returned shape {tuple(answer.shape)} for items of shape "
+                f"{tuple(query.shape)}."
+            )
         self.calls += 1
         self.evaluations += len(busy)
         return answer.to(self._x.dtype), queried

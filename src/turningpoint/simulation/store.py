@@ -31,8 +31,8 @@ from ..errors import SimulationError, TurningpointError
 FORMAT = 1
 """The version of the layout on disk; a run of a newer one is refused with a sentence."""
 
-OWN_NAMES = ("data.zarr", "locks", "generated", "doubled", "figures", "report.html")
-"""What a run's folder may hold besides its manifest."""
+OWN_NAMES = (".", "data.zarr", "locks", "manifest.json", "generated-", "doubled", "figures", "report.html")
+"""With what the names begin that a run's folder may hold."""
 
 Index = int | slice
 DTYPES = ("float32", "float16", "uint8")
@@ -63,6 +63,8 @@ class Store:
 
     def __init__(self, folder: Path | None, manifest: dict[str, Any], *, writable: bool = True) -> None:
         self.folder, self.manifest, self.writable = folder, manifest, writable
+        if folder is not None:
+            self.folder = folder = folder.absolute()  # the working directory may change
         backend: LocalStore | MemoryStore
         backend = (
             MemoryStore() if folder is None else LocalStore(folder / "data.zarr", read_only=not writable)
@@ -81,7 +83,7 @@ class Store:
         ------
         TurningpointError
             If the folder cannot be written, or holds something that is not a run.
-        FileExistsError
+        RunAppearedError
             If it holds a run, perhaps since a moment ago: open that.
         """
         content = {"format": FORMAT, **manifest}
@@ -90,15 +92,30 @@ class Store:
         path = Path(folder)
         with sentences(path):
             path.mkdir(parents=True, exist_ok=True)
-            strangers = [p.name for p in path.iterdir() if p.name not in OWN_NAMES]
-            if "manifest.json" in strangers:
-                raise FileExistsError(path)
-            if any(not name.startswith((".", "manifest.json.")) for name in strangers):
-                raise TurningpointError(
-                    f"out is {str(path)!r}, which is not empty and holds no run; accepted: a new folder or a run."
-                )
+            if (path / "manifest.json").exists():
+                raise RunAppearedError(path)
+            cls.check_folder(path)
             _write_json(path / "manifest.json", content)
             return cls(path, content)
+
+    @staticmethod
+    def check_folder(folder: str | Path) -> None:
+        """Raise if a folder that holds no run holds something else."""
+        path = Path(folder)
+        if not path.is_dir():
+            return
+        with sentences(path):
+            strangers = [p.name for p in path.iterdir() if not p.name.startswith(OWN_NAMES)]
+        if strangers:
+            raise TurningpointError(
+                f"out is {str(path)!r}, which is not empty and holds no run; accepted: a new folder or a run."
+            )
+
+    def reload(self) -> dict[str, Any]:
+        """The manifest as it is now on disk: another process may have changed it."""
+        if self.folder is not None:
+            self.manifest = self.read_manifest(self.folder) or self.manifest
+        return self.manifest
 
     @classmethod
     def open(cls, folder: str | Path, *, writable: bool = True) -> Store:
@@ -215,10 +232,11 @@ class Store:
         return cast(dict[str, Any], self.group[name].attrs.asdict())
 
     def annotate(self, group: str, attrs: Mapping[str, Any]) -> None:
-        """Add attributes to a group, made if missing."""
+        """Add attributes to an array, or to a group, which is made if missing."""
         self._check_writable()
         with sentences(self.folder):
-            self.group.require_group(group).attrs.update(dict(attrs))
+            node = self.group[group] if group in self.group else self.group.require_group(group)
+            node.attrs.update(dict(attrs))
 
     def remove(self, name: str) -> None:
         """Remove an array, or a group with all that is in it."""
@@ -277,6 +295,10 @@ class Store:
             except Timeout:
                 return None
         return lock
+
+
+class RunAppearedError(Exception):
+    """A run was created in the folder by another process, a moment ago."""
 
 
 @contextlib.contextmanager

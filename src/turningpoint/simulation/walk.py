@@ -90,7 +90,7 @@ class Record:
     def __post_init__(self) -> None:
         if self.what not in RECORDED:
             raise one_of("record", self.what, RECORDED)
-        times = tuple(float(t) for t in self.times)
+        times = tuple(float(t) for t in np.atleast_1d(np.asarray(self.times, dtype=np.float64)))
         lowest = 0.0 if self.what == "state" else SAME_TIME
         if not times or min(times) < lowest or max(times) > 1:
             raise TurningpointError(f"times of a record are {times}; accepted: times in [0, 1].")

@@ -19,8 +19,9 @@ Chance is estimated from the U-turns of *other* items under the same condition a
 so that a model's own errors cancel; for categories and numbers all pairs are used, through sums over
 items alone, so the cost is linear in their number.
 
-With bootstrap weights :math:`w_i` (see `bootstrap`), :math:`k = \sum_i w_i k_i / \sum_i w_i` and
+With bootstrap weights :math:`w_i` (see `bootstrap`), :math:`k = \sum_i w_i k_i / \sum_i w_i` and, within one condition,
 :math:`c = \sum_{i \ne j} w_i w_j c_{ij} / \sum_{i \ne j} w_i w_j`: an item drawn twice is never its own stranger.
+Several conditions are averaged with the weight of their items, in k as in c.
 """
 
 from __future__ import annotations
@@ -117,6 +118,9 @@ def curve(readings: Readings, weights: np.ndarray) -> Curve:
     }
     with np.errstate(divide="ignore", invalid="ignore"):
         kept, chance = moments[readings.kind](readings, weights)
+        company = _in_company(readings.condition)
+        if company.any() and not company.all():  # who has no stranger cannot be set against chance
+            kept = moments[readings.kind](_only(readings, company), weights[:, company])[0]
         best = {"categorical": 1.0, "comparison": readings.largest}.get(readings.kind, 0.0)
         reason = _undefined(readings, chance[0], best)
         retention = (kept - chance) / (best - chance)
@@ -125,11 +129,21 @@ def curve(readings: Readings, weights: np.ndarray) -> Curve:
     return Curve(kept, chance, retention, next((r for r in reason if r), ""))
 
 
+def _only(r: Readings, items: np.ndarray) -> Readings:
+    """The readings of some items, for what they keep."""
+    partner = None if r.partner is None else np.full_like(r.partner[items], -1)
+    other = None if r.other is None else r.other[items]
+    start = r.start[items] if len(r.start) else r.start
+    return Readings(r.kind, start, r.back[items], r.condition[items], other, partner, r.largest)
+
+
 def _undefined(readings: Readings, chance: np.ndarray, best: float) -> list[str]:
     """For every time, why there is no retention, or nothing."""
     reasons = []
     for c in chance:
-        if np.isnan(c):
+        if np.isnan(c) and not _read_at_all(readings):
+            reasons.append("no image has this reading")
+        elif np.isnan(c):
             reasons.append("no two starting images share a condition, so chance cannot be estimated")
         elif readings.kind == "categorical" and c > CHANCE_LIMIT:
             reasons.append(f"chance agreement is already {c:.2f}; look at what is kept")
@@ -140,19 +154,38 @@ def _undefined(readings: Readings, chance: np.ndarray, best: float) -> list[str]
     return reasons
 
 
+def _read_at_all(readings: Readings) -> bool:
+    seen = np.isfinite(np.asarray(readings.back, dtype=float)).any()
+    return bool(seen and (readings.kind == "comparison" or np.isfinite(readings.start.astype(float)).any()))
+
+
 def _pairs(
     condition: np.ndarray,
     weights: np.ndarray,
     term: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """sum c_ij / sum n_ij over pairs i != j that share a condition; ``term`` gives both for one group."""
-    total, count = np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    """The chance level (S, T): within each condition sum c_ij / sum n_ij over pairs i != j, then over conditions.
+
+    A condition weighs as many items as it has, as it does in what is kept; ``term`` gives both sums
+    for one group.  Items that are alone with their condition have no strangers and are left out.
+    """
+    total, weight = np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
     for value in np.unique(condition):
         group = np.flatnonzero(condition == value)
-        if len(group) > 1:
-            c, n = term(group, weights[:, group])
-            total, count = total + c, count + n
-    return np.where(count > 1e-9, total / count, np.nan)
+        if len(group) < 2:
+            continue
+        c, n = term(group, weights[:, group])
+        share = weights[:, group].sum(1)[:, None] * (n > 1e-9)
+        total = total + share * np.where(n > 1e-9, c / np.where(n > 1e-9, n, 1), 0)
+        weight = weight + share
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1), np.nan)
+
+
+def _in_company(condition: np.ndarray) -> np.ndarray:
+    """Which items share their condition with another one, (N,) bool."""
+    _, group, sizes = np.unique(condition, return_inverse=True, return_counts=True)
+    company: np.ndarray = sizes[group] > 1
+    return company
 
 
 def _mean(values: np.ndarray, valid: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -186,7 +219,8 @@ def _categorical(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _squared_distance(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     start = r.start.astype(float).reshape(len(r.start), -1)  # (N, d)
     back = r.back.astype(float).reshape(*r.back.shape[:3], -1)  # (N, R, T, d)
-    centre = np.nanmean(start, 0) if np.isfinite(start).any() else 0.0
+    known = start[np.isfinite(start).all(1)]
+    centre = known.mean(0) if len(known) else 0.0
     start, back = start - centre, back - centre  # differences of large numbers lose digits
     u: np.ndarray = np.asarray(np.isfinite(start).all(1))
     v: np.ndarray = np.asarray(np.isfinite(back).all(-1))
@@ -220,14 +254,22 @@ def _bilinear(f: np.ndarray, g: np.ndarray, w: np.ndarray) -> np.ndarray:
 def _comparison(r: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     assert r.other is not None
     assert r.partner is not None
+    other, partner = r.other, r.partner
     kept = _mean(r.back, np.isfinite(r.back), weights)
-    total, count = np.zeros_like(kept), np.zeros_like(kept)
-    for m in range(r.partner.shape[1]):
-        j = r.partner[:, m]
-        values = r.other[..., m]
-        valid = np.isfinite(values) & (j >= 0)[:, None, None]
-        # strangers of i are other items; both ends of a pair carry their weights
-        pair = weights * weights[:, np.maximum(j, 0)]
-        total = total + pair @ np.where(valid, values, 0).sum(1)
-        count = count + pair @ valid.sum(1)
-    return kept, np.where(count > 1e-9, total / np.where(count > 0, count, 1), np.nan)
+
+    def term(group: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place = np.zeros(len(partner), dtype=np.int64)
+        place[group] = np.arange(len(group))
+        total = np.zeros((len(w), other.shape[2]))
+        count = np.zeros_like(total)
+        for m in range(partner.shape[1]):
+            j = partner[group, m]
+            values = other[group][..., m]
+            valid = np.isfinite(values) & (j >= 0)[:, None, None]
+            # strangers of i are other items; both ends of a pair carry their weights
+            pair = w * w[:, place[np.maximum(j, 0)]]
+            total += pair @ np.where(valid, values, 0).sum(1)
+            count += pair @ valid.sum(1)
+        return total, count
+
+    return kept, _pairs(r.condition, weights, term)

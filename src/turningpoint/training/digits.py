@@ -6,8 +6,9 @@ The denoiser minimises the v-loss (Salimans & Ho 2022)
 
 with :math:`u = \frac{2}{\pi} \arctan(\sigma_t / \alpha_t)` uniform on (0, 1), stratified over the batch,
 so that the log-SNR :math:`-2 \log \tan (\pi u / 2)` is drawn around 0 with a standard deviation of
-about 3: a cosine schedule, whatever schedule samples later.  Labels are dropped with probability
-``drop``; the weights that are kept are an exponential moving average.  On a CPU with bfloat16
+about 3: a cosine schedule, whatever schedule samples later.  A second stage goes on where digits are
+decided, u from 0.3 to 0.95 (log-SNR from 1.3 to -5), with more labels dropped.  The weights
+that are kept are an exponential moving average.  On a CPU with bfloat16
 instructions the products run in bfloat16.
 """
 
@@ -34,6 +35,29 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A stretch of the denoiser's training with a learning-rate cycle of its own.
+
+    Parameters
+    ----------
+    steps : int
+        Of one batch each.
+    rate : float
+        The highest learning rate.
+    drop : float
+        The probability that a label is dropped.
+    low, high : float
+        The range of u, in which the times are drawn.
+    """
+
+    steps: int
+    rate: float
+    drop: float
+    low: float = 0.003
+    high: float = 0.997
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The settings that made the weights in the package."""
 
@@ -41,10 +65,11 @@ class Recipe:
     channels: tuple[int, ...] = (48, 96)
     layers: int = 2
     batch: int = 64
-    steps: int = 8_000
-    rate: float = 1e-3
+    stages: tuple[Stage, ...] = (
+        Stage(steps=8_000, rate=1e-3, drop=0.15),
+        Stage(steps=3_000, rate=6e-4, drop=0.4, low=0.3, high=0.95),  # where digits are decided
+    )
     warmup: int = 200
-    drop: float = 0.15
     ema: float = 0.999
     classifier_epochs: int = 8
     classifier_rate: float = 3e-3
@@ -99,8 +124,9 @@ def train_denoiser(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = PatchUNet(recipe.channels, recipe.layers).to(device)
     average = copy.deepcopy(network).requires_grad_(False).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
     running, begin = math.nan, 0
+    schedule = [(stage, step) for stage in recipe.stages for step in range(stage.steps)]
     if state is not None and state.is_file():
         saved = torch.load(state, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
@@ -108,19 +134,22 @@ def train_denoiser(
         optimizer.load_state_dict(saved["optimizer"])
         generator.set_state(saved["generator"].cpu())
         running, begin = saved["loss"], saved["step"]
-    for step in range(begin, recipe.steps):
-        if state is not None and step > begin and step % SAVED_EVERY == 0:
-            _save_state(state, network, average, optimizer, generator, running, step)
+    for total in range(begin, len(schedule)):
+        stage, step = schedule[total]
+        if state is not None and total > begin and total % SAVED_EVERY == 0:
+            _save_state(state, network, average, optimizer, generator, running, total)
+        if step == 0 and total > 0:  # a new stage goes on from the averaged weights
+            network.load_state_dict(average.state_dict())
         index = torch.randint(len(images), (recipe.batch,), generator=generator)
         x_0, label = images[index].to(device), labels[index].clone()
-        label[torch.rand(len(index), generator=generator) < recipe.drop] = N_CLASSES
+        label[torch.rand(len(index), generator=generator) < stage.drop] = N_CLASSES
         strata = torch.arange(len(index)) + torch.rand(len(index), generator=generator)
-        u = (strata / len(index)).clamp(0.003, 0.997).to(device)
+        u = (stage.low + (stage.high - stage.low) * strata / len(index)).to(device)
         alpha_t = (math.pi / 2 * u).cos().reshape(-1, 1, 1, 1)
         sigma_t = (math.pi / 2 * u).sin().reshape(-1, 1, 1, 1)
         eps = torch.randn(x_0.shape, generator=generator).to(device)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.rate * _one_cycle(step, recipe.steps, recipe.warmup)
+            group["lr"] = stage.rate * _one_cycle(step, stage.steps, recipe.warmup)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             v = network(alpha_t * x_0 + sigma_t * eps, 1000 * u, label.to(device))
         loss = (v.float() - (alpha_t * eps - sigma_t * x_0)).square().mean()
@@ -133,7 +162,7 @@ def train_denoiser(
             for kept, new in zip(average.parameters(), network.parameters(), strict=True):
                 kept.lerp_(new, 1 - weight)
         running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
-        progress(step + 1, recipe.steps, {"loss": running})
+        progress(total + 1, len(schedule), {"loss": running})
     return average.cpu()
 
 
