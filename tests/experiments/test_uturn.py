@@ -98,7 +98,7 @@ def test_another_run_in_the_folder_is_refused_with_the_settings_that_differ(worl
         ({"seed": 1}, r"seed \(0, now 1\)"),
         ({"steps": 11}, r"grid.steps \(10, now 11\)"),
         ({"sampler": "ddim"}, "sampler"),
-        ({"store": "uint8"}, r"store \(float32, now uint8\)"),
+        ({"store": "float16"}, r"store \(float32, now float16\)"),
     ]:
         with refuses(named):
             _turn(world, x, out=tmp_path, **settings)

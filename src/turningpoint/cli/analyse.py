@@ -12,7 +12,7 @@ from ..experiments.merge import merge as run_merge
 from ..measures import MEASURES
 from ..measures import measure as make_measure
 from ..run import Run, open_run
-from .app import Delta, Json, RunFolder, With, app, listed, print_json, print_table, print_windows
+from .app import Delta, Json, RunFolder, With, app, listed, place, print_json, print_table, print_windows
 
 
 def measure_all(run: Run, names: list[str]) -> Run:
@@ -32,9 +32,9 @@ def measure(run: RunFolder, with_: With = None, json: Json = False) -> None:
     """Read a run's images; what is read is kept beside them."""
     opened = measure_all(open_run(run), listed(with_))
     if json:
-        print_json({"run": opened.folder, "features": opened.features()})
+        print_json({"run": place(opened.folder), "features": opened.features()})
         return
-    typer.echo(f"{opened.folder} holds: {', '.join(opened.features())}.")
+    typer.echo(f"{place(opened.folder)} holds: {', '.join(opened.features())}.")
     typer.echo(f"Next: turningpoint windows {run}, turningpoint report {run}")
 
 
@@ -45,7 +45,7 @@ def windows(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
     table = opened.windows(delta)
     if json:
         order = opened.order(delta=delta)
-        print_json({"run": opened.folder, "delta": delta, "windows": table.to_dict("records"),
+        print_json({"run": place(opened.folder), "delta": delta, "windows": table.to_dict("records"),
                     "decided_before": order.to_dict("index")})  # fmt: skip
     else:
         print_windows(table, opened.schedule.native_unit)
@@ -58,9 +58,9 @@ def report(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
 
     page = write_report(_measured(run), delta=delta)
     if json:
-        print_json({"report": page})
+        print_json({"report": place(page)})
     else:
-        typer.echo(f"Look at {page}.")
+        typer.echo(f"Look at {place(page)}.")
 
 
 def _measured(folder: Path) -> Run:
@@ -78,9 +78,9 @@ def merge(
     merged = run_merge([open_run(folder) for folder in runs], out)
     sizes = dict(merged.images.sizes)
     if json:
-        print_json({"run": merged.folder, "sizes": sizes})
+        print_json({"run": place(merged.folder), "sizes": sizes})
     else:
-        typer.echo(f"{len(runs)} runs are one in {merged.folder}: {sizes}.")
+        typer.echo(f"{len(runs)} runs are one in {place(merged.folder)}: {sizes}.")
 
 
 @app.command()

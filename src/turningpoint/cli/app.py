@@ -85,6 +85,12 @@ def listed(text: str | None) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] if text else []
 
 
+def place(path: Path | None) -> Path | None:
+    """A path as a user would type it here: relative to the working directory if it lies below it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path is not None and path.is_relative_to(here) else path
+
+
 def print_json(content: Any) -> None:
     """One JSON object on one line; infinities become strings, NaN null."""
     typer.echo(json.dumps(_plain(content)))

@@ -31,6 +31,7 @@ from .app import (
     listed,
     number,
     numbers,
+    place,
     print_json,
     print_table,
     print_windows,
@@ -74,7 +75,11 @@ def _default_out(out: Path | None, kind: str, model: str, seed: int) -> Path:
 
 def _summary(run: Run, seconds: float) -> dict[str, Any]:
     sizes = dict(run.images.sizes)
-    summary: dict[str, Any] = {"run": run.folder, "kind": run.kind, "model": run.settings["model"]["name"]}
+    summary: dict[str, Any] = {
+        "run": place(run.folder),
+        "kind": run.kind,
+        "model": run.settings["model"]["name"],
+    }
     summary |= {"seconds": round(seconds, 3), "sizes": sizes, "complete": run.complete}
     if run.kind == "uturn":
         times = run.images.time
@@ -176,13 +181,13 @@ def uturn(
         return
     sizes = summary["sizes"]
     typer.echo(
-        f"{sizes['item']} images x {sizes['replicate']} replicates x {sizes['time']} times are in {run.folder} "
+        f"{sizes['item']} images x {sizes['replicate']} replicates x {sizes['time']} times are in {place(run.folder)} "
         f"({summary['seconds']:.1f} s)."
     )
     if windows is not None:
         print_windows(windows, run.schedule.native_unit)
     else:
-        typer.echo(f"Next: turningpoint measure {run.folder}")
+        typer.echo(f"Next: turningpoint measure {place(run.folder)}")
 
 
 @app.command()
@@ -216,7 +221,7 @@ def generate(
     if json:
         print_json(summary)
     else:
-        typer.echo(f"{n} images are in {run.folder} ({summary['seconds']:.1f} s).")
+        typer.echo(f"{n} images are in {place(run.folder)} ({summary['seconds']:.1f} s).")
 
 
 @app.command()
@@ -237,10 +242,10 @@ def demo(
     seconds = time.monotonic() - begun
     if json:
         windows = run.windows().to_dict("records")
-        print_json(_summary(run, seconds) | {"report": page, "windows": windows})
+        print_json(_summary(run, seconds) | {"report": place(page), "windows": windows})
         return
     print_windows(run.windows(), run.schedule.native_unit)
-    typer.echo(f"Look at {page} ({seconds:.0f} s in all).")
+    typer.echo(f"Look at {place(page)} ({seconds:.0f} s in all).")
 
 
 @app.command()
@@ -277,9 +282,9 @@ def repeat(
     target = out or run.with_name(run.resolve().name + "-repeat")
     again, apart = run_repeat(open_run(run), target, batch=batch, device=device)
     if json:
-        print_json({"run": again.folder, "largest_difference": apart})
+        print_json({"run": place(again.folder), "largest_difference": apart})
     else:
-        typer.echo(f"The repetition is in {again.folder}; its images differ by at most {apart:.3g}.")
+        typer.echo(f"The repetition is in {place(again.folder)}; its images differ by at most {apart:.3g}.")
 
 
 @app.command()
