@@ -96,7 +96,7 @@ def test_two_processes_share_one_run(tmp_path):
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "run")], env=environment)
         for _ in range(2)
     ]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    assert [worker.wait(timeout=600) for worker in workers] == [0, 0]
     np.testing.assert_allclose(_turn(tmp_path / "run").images.values, alone.images.values, atol=1e-5)
 
 

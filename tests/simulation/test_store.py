@@ -270,7 +270,7 @@ class TestRefusals:
                 folder.chmod(0o555)
             Path(top).chmod(0o755)
             process = child(READ_ONLY, str(closed), str(run))
-            lines = process.communicate(timeout=60)[0].splitlines()
+            lines = process.communicate(timeout=300)[0].splitlines()
             for folder in (closed, run):
                 folder.chmod(0o755)
         assert len(lines) == 5, lines
@@ -522,9 +522,9 @@ class TestWorkers:
         ]
         for process in processes:
             process.start()
-        shares = [results.get(timeout=60) for _ in processes]
+        shares = [results.get(timeout=300) for _ in processes]
         for process in processes:
-            process.join(60)
+            process.join(300)
             assert process.exitcode == 0
         assert_equal(arrays(store), undisturbed)
         simulated = [address for written, _, _ in shares for address in written]
@@ -539,12 +539,12 @@ class TestWorkers:
         barrier, results = context.Barrier(2), context.Queue()
         process = context.Process(target=worker, args=(tmp_path / "run", barrier, results))
         process.start()
-        barrier.wait(60)
-        deadline = time.monotonic() + 30
+        barrier.wait(300)
+        deadline = time.monotonic() + 300
         while not store.read("done").any() and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-        process.join(60)
+        process.join(300)
         before = store.read("done")
         assert before.any()
         used = engine()

@@ -108,13 +108,13 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def number(value: float) -> str:
-    """A log-SNR for a table: two digits, or where the end is open.
+def number(value: float, digits: int = 2) -> str:
+    """A number for a table, or that the end is open.
 
     >>> number(-1.2345), number(float("inf"))
     ('-1.23', 'open')
     """
-    return "–" if math.isnan(value) else "open" if math.isinf(value) else f"{value:.2f}"
+    return "–" if math.isnan(value) else "open" if math.isinf(value) else f"{value:.{digits}f}"
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -146,9 +146,9 @@ def print_windows(windows: Any, native_unit: str) -> None:
         for edge in ("start", "centre", "end"):
             cells.append(f"{number(w[edge])} [{number(w[edge + '_low'])}, {number(w[edge + '_high'])}]")
         t, native = w["centre_t"], w["centre_native"]
-        cells.append("–" if math.isnan(t) else f"{t:.3f}")
+        cells.append(number(t, 3))
         if native_unit != "t":
-            cells.append("–" if math.isnan(t) else f"{native:.4g}")
+            cells.append(number(native, 1))
         rows.append([*cells, str(w["note"])])
     columns = ["feature", "start", "centre", "end", "centre (t)"]
     columns += [] if native_unit == "t" else [f"centre ({native_unit})"]
