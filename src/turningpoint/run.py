@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from torch import Tensor
 
+from .citations import PAPERS
 from .diffusion.denoiser import Denoiser
 from .diffusion.schedule import Schedule, schedule_from
 from .errors import TurningpointError
@@ -25,30 +26,6 @@ from .simulation.store import Store
 from .statistics.bootstrap import interval, weights
 from .statistics.retention import Curve, Readings, curve
 from .statistics.window import EDGES, Window, decided_before, window
-
-PAPERS = {
-    "uturn": [
-        "Sclocchi, Favero & Wyart, A phase transition in diffusion models reveals the hierarchical nature "
-        "of data, PNAS 122 (2025), arXiv:2402.16991 (forward-backward experiments).",
-        "Li & Chen, Critical windows: non-asymptotic theory for feature emergence in diffusion models, "
-        "ICML 2024, arXiv:2403.01633 (critical windows).",
-        "Raya & Ambrogioni, Spontaneous symmetry breaking in generative diffusion models, NeurIPS 2023, "
-        "arXiv:2305.19693.",
-    ],
-    "ddpm": ["Ho, Jain & Abbeel, Denoising diffusion probabilistic models, NeurIPS 2020, arXiv:2006.11239."],
-    "ddim": ["Song, Meng & Ermon, Denoising diffusion implicit models, ICLR 2021, arXiv:2010.02502."],
-    "euler": [
-        "Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS 2022."
-    ],
-    "heun": [
-        "Karras et al., Elucidating the design space of diffusion-based generative models, NeurIPS 2022."
-    ],
-    "guidance": ["Ho & Salimans, Classifier-free diffusion guidance, 2022, arXiv:2207.12598."],
-    "morphometry": [
-        "Castro et al., Morpho-MNIST: quantitative assessment and diagnostics for representation learning, "
-        "JMLR 20 (2019) 178."
-    ],
-}
 
 
 class Run:

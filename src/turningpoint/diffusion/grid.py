@@ -39,7 +39,7 @@ to the next time; else most steps would be spent where nothing happens.
 """
 
 KINDS = ("uniform", "logsnr", "rho", "explicit")
-_SAME = 1e-9
+SAME_TIME = 1e-9
 """Two times closer than this are one."""
 
 
@@ -104,7 +104,7 @@ class Grid:
             return np.array([*sorted({float(t) for t in snapped} - {0.0}, reverse=True), 0.0])
         if self.kind == "uniform":
             t = np.linspace(1.0, 0.0, self.steps + 1)
-            if self.steps > 1 and t[-2] < schedule.t_min - _SAME:
+            if self.steps > 1 and t[-2] < schedule.t_min - SAME_TIME:
                 t = np.append(np.linspace(1.0, schedule.t_min, self.steps), 0.0)
         elif self.steps == 1:
             t = np.array([1.0, 0.0])
@@ -121,13 +121,13 @@ class Grid:
             t = np.append(schedule.t(logsnr=logsnr).numpy(), 0.0)
             t[0], t[-2] = first, last
         t[1:-1] = schedule.snap(torch.from_numpy(t[1:-1])).numpy()
-        kept: np.ndarray = t[np.append(True, np.diff(t) < -_SAME)]
+        kept: np.ndarray = t[np.append(True, np.diff(t) < -SAME_TIME)]
         return kept
 
     def below(self, start: float, schedule: Schedule) -> np.ndarray:
         """The grid from ``start`` down: ``start`` itself, then every grid time below it, to 0."""
         grid = self.times(schedule)
-        return np.append(start, grid[grid < start - _SAME])
+        return np.append(start, grid[grid < start - SAME_TIME])
 
     def config(self) -> dict[str, Any]:
         """The settings that rebuild this grid."""

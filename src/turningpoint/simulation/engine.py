@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.grid import SAME_TIME
 from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
 from .noise import Noise
-from .walk import SAME_TIME, FromImage, FromNoise, FromState, Walk
+from .walk import FromImage, FromNoise, FromState, Walk
 
 SMALLEST_BATCH = 2
 

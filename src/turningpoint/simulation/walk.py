@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..diffusion.grid import SAME_TIME
 from ..errors import TurningpointError, one_of
 from .noise import Address
-
-SAME_TIME = 1e-9
-"""Two times closer than this are one."""
 
 
 @dataclass(frozen=True)
