@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+import turningpoint as tp
 from turningpoint.diffusion.schedule import VP, DiscreteVP
 from turningpoint.errors import TurningpointError
 from turningpoint.figures.answer import answer
@@ -226,3 +227,14 @@ def test_the_template_is_package_data():
     import turningpoint
 
     assert (Path(turningpoint.__file__).parent / "report.html.j2").is_file()
+
+
+def test_the_step_check_is_told_once_it_was_made(tmp_path):
+    run = tp.uturn("digits", items=5, times=[0.3, 0.5, 0.7], steps=4, out=tmp_path, progress=None)
+    run.measure("class", "pixels")
+    text = report(run).read_text(encoding="utf-8")
+    assert "depend on the step count" not in text
+    table = tp.step_check(run, progress=None)
+    text = report(run).read_text(encoding="utf-8")
+    agree = (table.verdict == "agrees").sum()
+    assert f"with 8 steps instead of 4: {agree} of 2" in " ".join(text.split())

@@ -16,8 +16,10 @@ from .diffusion.guidance import Guided
 from .diffusion.sampler import Sampler, Step, sampler
 from .diffusion.schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 from .errors import SimulationError, TurningpointError
+from .experiments.clone import clone
 from .experiments.generate import generate
 from .experiments.merge import merge
+from .experiments.model_error import model_error
 from .experiments.quality import quality
 from .experiments.refine import refine
 from .experiments.repeat import repeat

@@ -11,6 +11,12 @@ PAPERS = {
         "Raya & Ambrogioni, Spontaneous symmetry breaking in generative diffusion models, NeurIPS 2023, "
         "arXiv:2305.19693.",
     ],
+    "clone": [
+        "Biroli, Bonnaire, de Bortoli & Mezard, Dynamical regimes of diffusion models, Nature Communications 15 "
+        "(2024), arXiv:2402.18491 (cloned trajectories).",
+        "Li & Chen, Critical windows: non-asymptotic theory for feature emergence in diffusion models, "
+        "ICML 2024, arXiv:2403.01633 (critical windows).",
+    ],
     "ddpm": ["Ho, Jain & Abbeel, Denoising diffusion probabilistic models, NeurIPS 2020, arXiv:2006.11239."],
     "ddim": ["Song, Meng & Ermon, Denoising diffusion implicit models, ICLR 2021, arXiv:2010.02502."],
     "euler": [

@@ -9,7 +9,8 @@ is read on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor
 
 from .measures import Measure
+from .simulation.collect import Progress
 from .simulation.store import Store
-
-Progress = Callable[[int, int], None]
 
 STRANGERS = 4
 """Other items with which a comparison compares each image, for its chance level."""
@@ -35,13 +35,13 @@ def read(
     store : Store
         With ``start``, ``images`` and ``done``.
     one : Measure
-        What reads them; readings by the same measure with other settings are replaced.
+        What reads them; readings by the same measure with other settings, or of other starting images, are replaced.
     condition : array (N,)
         Items with equal entries share a condition: only they are strangers to one another.
     asked : str
         What the user called the measure, with its settings; kept, so that another run can be read alike.
     progress : callable, optional
-        ``progress(done, total)``, in images.
+        ``progress(done, total, read)``, in images: ``read`` are those of this call.
     """
     group = f"readings/{one.name}"
     sizes = store.read("done").shape
@@ -49,8 +49,11 @@ def read(
         {**vars(reading), "feature": one.feature(reading), "label": reading.label or one.feature(reading)}
         for reading in one.readings
     ]
-    identity = {"readings": described, "settings": one.settings(), "items": sizes[0]}
     start = torch.from_numpy(store.read("start"))
+    seen_start = hashlib.sha256(start.numpy().tobytes()).hexdigest()[
+        :16
+    ]  # trunks end while clones are simulated
+    identity = {"readings": described, "settings": one.settings(), "start": seen_start}
     comparisons = [reading for reading in one.readings if reading.kind == "comparison"]
     partner = _partners(condition, STRANGERS)
     known = store.attrs(group) if store.has(group) else {}
@@ -65,15 +68,15 @@ def read(
             store.annotate(group, {**identity, "asked": asked, "read": True})
     store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
     chunks = store.array("done").chunks
-    total, done = int(np.prod(sizes)), 0
+    total, done, seen = int(np.prod(sizes)), 0, 0
     for block in range(0, sizes[0], chunks[0]):
         for replicate in range(sizes[1]):
             for k in range(sizes[2]):
                 region = slice(block, min(block + chunks[0], sizes[0])), replicate, k
-                _read_unit(store, one, group, region, start, partner, comparisons, chunks)
+                seen += _read_unit(store, one, group, region, start, partner, comparisons, chunks)
                 done += region[0].stop - region[0].start
                 if progress is not None:
-                    progress(done, total)
+                    progress(done, total, seen)
 
 
 def _lay_out(
@@ -99,11 +102,11 @@ def _read_unit(
     partner: np.ndarray,
     comparisons: Sequence[Any],
     chunks: tuple[int, ...],
-) -> None:
-    """Read the images of one chunk, if walks in it have ended since it was last read."""
+) -> int:
+    """Read the images of one chunk, if walks in it have ended since it was last read; how many it read."""
     there = np.asarray(store.read("done", region), dtype=bool)
     if not there.any() or np.array_equal(store.read(f"{group}/done", region), there):
-        return
+        return 0
     sizes = store.array("done").shape
     images = torch.from_numpy(store.read("images", region))[torch.from_numpy(there)]
     values = {f"back.{name}": array for name, array in one.read(images).items()}
@@ -129,6 +132,7 @@ def _read_unit(
         whole[there] = array
         store.write(f"{group}/{name}", whole, region)
     store.write(f"{group}/done", there, region)
+    return int(there.sum())
 
 
 def _partners(condition: np.ndarray, strangers: int) -> np.ndarray:

@@ -86,6 +86,7 @@ def _write(run: Run, place: Path, delta: float) -> Path:
         "versions": run.manifest.get("versions", {}),
         "command": run.manifest.get("command") or "",
         "papers": run.papers(),
+        "check": _step_check(run, delta),
     }
     template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = Environment(
@@ -95,6 +96,34 @@ def _write(run: Run, place: Path, delta: float) -> Path:
     path = place / "report.html"
     path.write_text(environment.from_string(template).render(page), encoding="utf-8")
     return path
+
+
+def _step_check(run: Run, delta: float) -> dict[str, Any] | None:
+    """What `step_check` found, if it was asked for and has ended."""
+    from .experiments.step_check import DOUBLED, compared
+    from .run import open_run
+
+    folder = None if run.folder is None else run.folder / DOUBLED
+    if folder is None or not (folder / "manifest.json").is_file():
+        return None
+    doubled = open_run(folder)
+    if not doubled.complete or not doubled.features():
+        return None
+    table = compared(run, doubled, delta)
+    rows = [
+        {
+            "label": dict(run.windows(delta)[["feature", "label"]].values)[r["feature"]],
+            "centre": _bound(r["centre"]),
+            "doubled": _bound(r["centre_doubled"]),
+            "difference": f"{_bound(r['difference'])} [{_bound(r['difference_low'])}, {_bound(r['difference_high'])}]"
+            if math.isfinite(r["difference"])
+            else "–",
+            "verdict": r["verdict"],
+        }
+        for r in table.to_dict("records")
+    ]
+    steps = [r.settings["grid"]["steps"] for r in (run, doubled)]
+    return {"rows": rows, "steps": steps, "agree": sum(row["verdict"] == "agrees" for row in rows)}
 
 
 def _row(row: dict[Any, Any], schedule: Schedule, sweep: tuple[float, float]) -> dict[str, Any]:

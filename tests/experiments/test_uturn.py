@@ -284,3 +284,20 @@ def test_measures_by_function_name_and_mistake(world, refuses):
     with refuses("feature is 'nope'"):
         run.retention("nope")
     assert run.features() == ["class", "first"]
+
+
+def test_default_times_of_edm_are_where_its_sampler_goes():
+    clock = tp.EDM()
+    times = np.array(turn_times(clock))
+    assert times.min() > clock.t_min
+    np.testing.assert_allclose(np.sort(clock.logsnr(times)), np.linspace(-8, 2, 9), atol=1e-6)
+    np.testing.assert_allclose(turn_times(tp.VP()), np.linspace(0.1, 0.9, 9))
+
+
+def test_measuring_reports_its_progress(world):
+    seen = []
+    run = _turn(world, world.sample(6)[0], replicates=2)
+    run.measure("class", progress=lambda *numbers: seen.append(numbers))
+    assert seen[-1] == (24, 24, 24)
+    run.measure("class", progress=lambda *numbers: seen.append(numbers))
+    assert seen[-1] == (24, 24, 0)  # nothing was left to read

@@ -243,7 +243,7 @@ class TestBranches:
         """A trunk with branches at 0.75 and 0.5, one of which branches again at 0.25."""
 
         def branch(time, replicate, **more):
-            return Walk(Address(item, replicate, time), FromTrunk(), Grid(8).below(time, VP()), **more)
+            return Walk(Address(item, replicate, time), FromTrunk(time), Grid(8).below(time, VP()), **more)
 
         grown = [branch(0.75, k) for k in range(replicates)]
         grown += [branch(0.5, k, branches=[branch(0.25, k)]) for k in range(replicates)]
@@ -282,7 +282,7 @@ class TestBranches:
     def test_branches_record(self):
         branch = Walk(
             Address(0, 1, 0.5),
-            FromTrunk(),
+            FromTrunk(0.5),
             Grid(8).below(0.5, VP()),
             records=[Record("state", (0.5, 0.3))],
         )

@@ -16,7 +16,7 @@ def walk(times=TIMES, **more):
 
 
 def branch(time, replicate=0, **more):
-    return Walk(Address(0, replicate, time), FromTrunk(), np.array([time, time / 2, 0.0]), **more)
+    return Walk(Address(0, replicate, time), FromTrunk(time), np.array([time, time / 2, 0.0]), **more)
 
 
 class TestWalk:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ from ..experiments.repeat import repeat as run_repeat
 from ..experiments.step_check import step_check
 from ..experiments.uturn import DEFAULT_TIMES, turn_times
 from ..experiments.uturn import uturn as run_uturn
-from ..run import Run, open_run
+from ..run import open_run
 from .analyse import measure_all
 from .app import (
     Batch,
@@ -36,56 +36,21 @@ from .app import (
     print_table,
     print_windows,
 )
-
-Sampler = Annotated[str, typer.Option(help="ddpm, ddim, euler or heun.")]
-Grid = Annotated[
-    str | None, typer.Option(help="uniform, logsnr, rho, or times by comma. [default: the sampler's usual]")
-]
-Label = Annotated[str | None, typer.Option(help="What the model is told: own, none, or class indices.")]
-Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
-Seed = Annotated[int, typer.Option(help="Of all noise.")]
-Out = Annotated[Path | None, typer.Option(help="The run's folder; the same command again continues.")]
-Stored = Annotated[str, typer.Option("--store", help="float32, float16 or uint8.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A sampler's setting, like eta=0.5; may be given again.")
-]
-Model = Annotated[str, typer.Argument(help="What to simulate: digits, or name?key=value.")]
-
-
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs or []:
-        name, _, value = pair.partition("=")
-        try:
-            settings[name] = float(value)
-        except ValueError:
-            raise TurningpointError(f"--set is {pair!r}; accepted: name=number.") from None
-    return settings
-
-
-def _grid(text: str | None) -> Any:
-    return numbers(text, "--grid") if text and text[0].isdigit() else text
-
-
-def _default_out(out: Path | None, kind: str, model: str, seed: int) -> Path:
-    if out is not None:
-        return out
-    return Path("runs") / f"{kind}-{''.join(c if c.isalnum() else '-' for c in model)}-{seed}"
-
-
-def _summary(run: Run, seconds: float) -> dict[str, Any]:
-    sizes = dict(run.images.sizes)
-    summary: dict[str, Any] = {
-        "run": place(run.folder),
-        "kind": run.kind,
-        "model": run.settings["model"]["name"],
-    }
-    summary |= {"seconds": round(seconds, 3), "sizes": sizes, "complete": run.complete}
-    if run.kind == "uturn":
-        times = run.images.time
-        summary["times"] = [float(t) for t in times]
-        summary["logsnr"] = [float(v) for v in times.logsnr]
-    return summary
+from .options import (
+    Grid,
+    Guidance,
+    Label,
+    Model,
+    Out,
+    Sampler,
+    Seed,
+    Set,
+    Stored,
+    default_out,
+    grid_of,
+    settings_of,
+    summary_of,
+)
 
 
 @app.command()
@@ -136,7 +101,7 @@ def uturn(
         replicates=replicates,
         sampler=sampler,
         steps=steps,
-        grid=_grid(grid),
+        grid=grid_of(grid),
         seed=seed,
         label=label_of(label),
         prompt=prompt,
@@ -144,13 +109,13 @@ def uturn(
         generate=generate,
         items=items,
         first_item=first_item,
-        out=_default_out(out, "uturn", model, seed),
+        out=default_out(out, "uturn", model, seed),
         store=store,
         extend=extend,
         skip_bad=skip_bad,
         batch=batch,
         device=device,
-        **_settings(set_),
+        **settings_of(set_),
     )
     if with_ or refine:
         measure_all(run, listed(with_))
@@ -172,7 +137,7 @@ def uturn(
             batch=batch,
             device=device,
         )
-    summary = _summary(run, time.monotonic() - begun)
+    summary = summary_of(run, time.monotonic() - begun)
     windows = run.windows() if run.features() else None
     if windows is not None:
         summary["windows"] = windows.to_dict("records")
@@ -213,11 +178,11 @@ def generate(
     if isinstance(told, str):
         raise TurningpointError("--label is 'own'; accepted by generate: class indices, or none.")
     run = run_generate(
-        model, n, sampler=sampler, steps=steps, grid=_grid(grid), seed=seed, label=told, guidance=guidance,
-        out=_default_out(out, "generate", model, seed), store=store, batch=batch, device=device,
-        **_settings(set_),
+        model, n, sampler=sampler, steps=steps, grid=grid_of(grid), seed=seed, label=told, guidance=guidance,
+        out=default_out(out, "generate", model, seed), store=store, batch=batch, device=device,
+        **settings_of(set_),
     )  # fmt: skip
-    summary = _summary(run, time.monotonic() - begun)
+    summary = summary_of(run, time.monotonic() - begun)
     if json:
         print_json(summary)
     else:
@@ -242,7 +207,7 @@ def demo(
     seconds = time.monotonic() - begun
     if json:
         windows = run.windows().to_dict("records")
-        print_json(_summary(run, seconds) | {"report": place(page), "windows": windows})
+        print_json(summary_of(run, seconds) | {"report": place(page), "windows": windows})
         return
     print_windows(run.windows(), run.schedule.native_unit)
     typer.echo(f"Look at {place(page)} ({seconds:.0f} s in all).")

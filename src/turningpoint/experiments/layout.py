@@ -94,3 +94,27 @@ def spelled_out(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The condition of every item from a manifest's axes."""
     told = axes["condition"]
     return list(told) if isinstance(told, list) else [told] * axes["items"]
+
+
+def joined_axes(store: Store, asked: Mapping[str, Any], extend: bool) -> dict[str, Any]:
+    """The axes of a run that holds what it held and what is asked for, which its manifest then says.
+
+    Raises
+    ------
+    TurningpointError
+        If it would have to grow and may not.
+    """
+    known = store.manifest["axes"]
+    joined = dict(asked if asked["items"] >= known["items"] else known)
+    joined["times"] = known["times"] + [t for t in asked["times"] if t not in known["times"]]
+    joined["replicates"] = max(known["replicates"], asked["replicates"])
+    grown = [key for key in ("times", "items", "replicates") if joined[key] != known[key]]
+    if grown and not extend:
+        raise TurningpointError(
+            f"out is {str(store.folder or 'memory')!r}, which holds a run with fewer {', '.join(grown)}; "
+            "accepted: another folder, or --extend (extend=True) to let it grow."
+        )
+    if grown:
+        store.manifest["axes"] = joined
+        store.save_manifest()
+    return joined

@@ -68,7 +68,8 @@ def refine(
         known = [float(t) for t in run.store.read("t")]
         arguments = arguments_of(run) | {"times": [*known, time]}
         arguments |= {"batch": batch, "device": device, "progress": progress}
-        run = uturn(run.model, **arguments, extend=True, into=run).measure(*run.measures())
+        run = uturn(run.model, **arguments, extend=True, into=run)
+        run.measure(*run.measures(), progress=progress)
     return run
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from ..diffusion.grid import Grid
 from ..errors import TurningpointError
 from ..run import Run
 from ..simulation.walk import Record
+from .clone import clone
 from .generate import generate
 from .layout import spelled_out
 from .uturn import uturn
 
+EXPERIMENTS: dict[str, Callable[..., Run]] = {"uturn": uturn, "clone": clone, "generate": generate}
+
 
 def arguments_of(run: Run) -> dict[str, Any]:
-    """The arguments of `uturn` or `generate` that make a run's walks, from its manifest and starting images.
+    """The arguments of `uturn`, `clone` or `generate` that make a run's walks, from its manifest and starting images.
 
     Raises
     ------
@@ -51,6 +55,11 @@ def arguments_of(run: Run) -> dict[str, Any]:
         arguments |= {"prompt": conditions[0].get("prompt")}
     else:
         arguments |= {"n": axes["items"]}
+    if run.kind == "clone":
+        del arguments["record"]
+        arguments |= {"times": axes["times"], "copies": axes["replicates"]}
+        arguments |= {key: settings[key] for key in ("shared_noise", "renoise")}
+        arguments |= {"prompt": conditions[0].get("prompt")}
     arguments |= {"first_item": axes["first_item"]}
     return arguments
 
@@ -86,6 +95,6 @@ def repeat(run: Run, out: str | Path | None = None, **machine: Any) -> tuple[Run
     0.0
     """
     arguments = arguments_of(run) | machine
-    again = (uturn if run.kind == "uturn" else generate)(run.model, **arguments, out=out)
+    again = EXPERIMENTS[run.kind](run.model, **arguments, out=out)
     apart = np.abs(again.images.values - run.images.values)
     return again, float(np.nanmax(apart)) if np.isfinite(apart).any() else float("nan")

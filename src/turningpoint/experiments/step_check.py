@@ -19,6 +19,9 @@ from ..statistics.bootstrap import interval
 from .repeat import arguments_of
 from .uturn import uturn
 
+DOUBLED = "doubled"
+"""The folder, within the run's own, of the run with twice the steps."""
+
 
 def step_check(run: Run, delta: float = 0.1, **machine: Any) -> pd.DataFrame:
     """Simulate a U-turn run again with twice the steps and compare the windows.
@@ -53,10 +56,15 @@ def step_check(run: Run, delta: float = 0.1, **machine: Any) -> pd.DataFrame:
         raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
     arguments["grid"] = Grid(2 * grid.steps, grid.kind, grid.rho)
     arguments["steps"] = 2 * grid.steps
-    folder = None if run.folder is None else run.folder / "doubled"
-    doubled = uturn(run.model, **arguments, **machine, out=folder, extend=True).measure(*run.measures())
-    rows = []
-    for feature in run.windows(delta).feature:
+    folder = None if run.folder is None else run.folder / DOUBLED
+    doubled = uturn(run.model, **arguments, **machine, out=folder, extend=True)
+    return compared(run, doubled.measure(*run.measures(), progress=machine.get("progress", "auto")), delta)
+
+
+def compared(run: Run, doubled: Run, delta: float = 0.1) -> pd.DataFrame:
+    """The centres of a run's windows beside those of the same run with twice the steps; see `step_check`."""
+    rows, known = [], doubled.features()
+    for feature in [f for f in run.windows(delta).feature if f in known]:
         a, b = run.window(feature, delta).centre, doubled.window(feature, delta).centre
         with np.errstate(invalid="ignore"):
             apart = b - a

@@ -32,6 +32,7 @@ from ..simulation.walk import FromImage, Record, Walk
 from .generate import generate as generate_images
 from .layout import (
     conditions_of,
+    joined_axes,
     lay_out_conditions,
     lay_out_records,
     lay_out_times,
@@ -54,6 +55,8 @@ from .planning import (
 from .starting import starting_images
 
 DEFAULT_TIMES = tuple(round(0.1 * k, 1) for k in range(1, 10))
+DEFAULT_LOGSNR = tuple(-8 + 1.25 * k for k in range(9))
+"""Instead of `DEFAULT_TIMES` where these would lie below the smallest time that a sampler visits (EDM)."""
 DEFAULT_ITEMS = 64
 """Starting images taken of the model's own if none are given."""
 
@@ -98,7 +101,8 @@ def uturn(
     images : array, path or None
         Starting images, see `starting.starting_images`; by default the model's own first 64.
     times, logsnr, native : sequence of float
-        When to turn, in one of the three clocks: t in (0, 1]; by default t = 0.1, 0.2, ..., 0.9.
+        When to turn, in one of the three clocks: t in (0, 1]; by default t = 0.1, 0.2, ..., 0.9 (EDM:
+        log-SNR from -8 to 2).
     replicates : int
         U-turns of each image at each time.
     sampler : str
@@ -216,7 +220,8 @@ def turn_times(
     given = {name: value for name, value in clocks.items() if value is not None}
     if len(given) > 1:
         raise TurningpointError(f"{' and '.join(given)} are given; accepted: one of times, logsnr, native.")
-    name, values = next(iter(given.items()), ("times", DEFAULT_TIMES))
+    usual = ("times", DEFAULT_TIMES) if schedule.t_min <= DEFAULT_TIMES[0] else ("logsnr", DEFAULT_LOGSNR)
+    name, values = next(iter(given.items()), usual)
     asked = decimals(name, values)
     t = asked if name == "times" else schedule.t(**{name: asked}).numpy()
     if t.size == 0:
@@ -299,18 +304,7 @@ def _joined(
             raise TurningpointError(
                 f"out is {place!r}, which holds another run; these settings differ: starting {what}."
             )
-    joined = dict(asked if asked["items"] >= known["items"] else known)
-    joined["times"] = known["times"] + [t for t in asked["times"] if t not in known["times"]]
-    joined["replicates"] = max(known["replicates"], asked["replicates"])
-    grown = [key for key in ("times", "items", "replicates") if joined[key] != known[key]]
-    if grown and not extend:
-        raise TurningpointError(
-            f"out is {place!r}, which holds a run with fewer {', '.join(grown)}; "
-            "accepted: another folder, or --extend (extend=True) to let it grow."
-        )
-    if grown:
-        store.manifest["axes"] = joined
-        store.save_manifest()
+    joined = joined_axes(store, asked, extend)
     kept = store.read("label") if store.has("label") else None
     if asked["items"] < known["items"]:
         return joined, store.read("start"), told, kept

@@ -36,23 +36,25 @@ class Unit:
     name : str
         Its name among the run's units, for its lock.
     region : tuple of int and slice
-        Its place in every array of the run; one of them is the slice along which its walks lie.
+        Its place in every array of the run, such as the slice along which its walks lie.
     walks : callable
-        Makes the walks at the given offsets along the slice, when they are needed.
+        Makes the walks at the given offsets (places in the region, counted row by row), when they are
+        needed.  They may have branches: a trunk with a branch for every offset, say.
     size : int
-        How many walks the slice holds.
-    steps : int
-        The reverse steps of one walk, for the progress.
+        How many walks the region holds.
+    steps : float
+        The reverse steps of one walk, for the progress; with trunks, their share in it.
     """
 
     name: str
     region: tuple[Index, ...]
     walks: Callable[[Sequence[int]], list[Walk]]
     size: int
-    steps: int
+    steps: float
     lock: FileLock | None = field(default=None, repr=False)
     pending: list[int] = field(default_factory=list, repr=False)
-    results: dict[int, Finished] = field(default_factory=dict, repr=False)
+    addresses: list[Address] = field(default_factory=list, repr=False)
+    results: dict[Address, Finished] = field(default_factory=dict, repr=False)
 
 
 def collect(
@@ -75,19 +77,20 @@ def collect(
         Simulates.
     write : callable
         ``write(unit, offsets, finished)`` puts the arrays of the given walks in place; their flags
-        are raised afterwards.
+        are raised afterwards.  ``finished`` are the walks that the unit made for these offsets, in its
+        order, each followed by its branches.
     progress : Progress, optional
         Told after every walk that ends.
     patience : float
         Seconds between looks at units that other workers hold.
     """
     done = {unit.name: np.asarray(store.read("done", unit.region), dtype=bool) for unit in units}
-    total = sum(unit.steps * unit.size for unit in units)
+    total = int(sum(unit.steps * unit.size for unit in units))
     elsewhere = sum(unit.steps * int(done[unit.name].sum()) for unit in units)
     report = progress or (lambda done, total, evaluations: None)
-    report(elsewhere, total, 0)
+    report(int(elsewhere), total, 0)
     held: dict[str, Unit] = {}
-    owner: dict[Address, tuple[Unit, int]] = {}
+    owner: dict[Address, Unit] = {}
     left = [unit for unit in units if not done[unit.name].all()]
 
     def claimed() -> Iterator[Walk]:
@@ -105,24 +108,24 @@ def collect(
                 unit.lock.release()
                 continue
             held[unit.name] = unit
-            for offset, walk in zip(unit.pending, unit.walks(unit.pending), strict=True):
-                owner[walk.address] = unit, offset
-                yield walk
+            walks = unit.walks(unit.pending)
+            unit.addresses = [member.address for walk in walks for member in walk.tree()]
+            owner.update(dict.fromkeys(unit.addresses, unit))
+            yield from walks
         left = busy_elsewhere
 
     try:
         while left:
             for finished in engine.simulate(claimed()):
-                unit, offset = owner.pop(finished.walk.address)
-                unit.results[offset] = finished
-                if len(unit.results) == len(unit.pending):
-                    offsets = sorted(unit.results)
-                    write(unit, offsets, [unit.results[i] for i in offsets])
+                unit = owner.pop(finished.walk.address)
+                unit.results[finished.walk.address] = finished
+                if len(unit.results) == len(unit.addresses):
+                    write(unit, unit.pending, [unit.results[address] for address in unit.addresses])
                     _raise_flags(store, unit)
                     unit.results.clear()
                     held.pop(unit.name)
                     _release(unit)
-                report(min(total, elsewhere + engine.steps), total, engine.evaluations)
+                report(min(total, int(elsewhere) + engine.steps), total, engine.evaluations)
             if left:
                 time.sleep(patience)
         report(total, total, engine.evaluations)
@@ -132,8 +135,8 @@ def collect(
 
 
 def _raise_flags(store: Store, unit: Unit) -> None:
-    flags = np.asarray(store.read("done", unit.region), dtype=bool)
-    flags[unit.pending] = True
+    flags = np.array(store.read("done", unit.region), dtype=bool)
+    flags.reshape(-1)[unit.pending] = True
     store.write("done", flags, unit.region)
 
 

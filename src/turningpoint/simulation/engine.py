@@ -11,6 +11,7 @@ go on later, so nothing is simulated twice.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from ..diffusion.grid import SAME_TIME
 from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
 from .noise import Noise
-from .walk import FromImage, FromNoise, FromState, Walk
+from .walk import FromImage, FromNoise, FromState, FromTrunk, Walk
 
 SMALLEST_BATCH = 2
 
@@ -207,7 +208,7 @@ class Engine:
             assert path is not None
             t[i], s[i], phases[i] = path.t, path.s, path.phase
             if draws is not None and path.phase == 0:
-                draws[i] = self.noise.draw(path.walk.address, path.position + 1, self.model.shape)
+                draws[i] = self.noise.draw(*path.walk.draw(path.position), self.model.shape)
         z = None if draws is None else torch.from_numpy(draws).to(self.device)
         self._step = Step(self._x, t, s, z, self._memory, self.model.schedule)
         self._phases = phases
@@ -298,9 +299,22 @@ class Engine:
         for i in slots:
             path = self._path(i)
             for branch in path.walk.branches:
-                if abs(float(branch.times[0]) - path.t) < SAME_TIME:
-                    state = self._x[i].clone(), torch.zeros_like(self._memory[i])
+                assert isinstance(branch.start, FromTrunk)
+                if abs(branch.start.time - path.t) < SAME_TIME:
+                    state = self._parted(branch, self._x[i]), torch.zeros_like(self._memory[i])
                     self._waiting.append(_Path(branch, state=state))
+
+    def _parted(self, branch: Walk, x_s: Tensor) -> Tensor:
+        """The state from which a branch goes on: a copy of its trunk's, noised on if it starts above it."""
+        assert isinstance(branch.start, FromTrunk)
+        s, t = branch.start.time, float(branch.times[0])
+        if t < s + SAME_TIME:
+            return x_s.clone()
+        clock = self.model.schedule
+        alpha_ts = float(clock.alpha(t)) / float(clock.alpha(s))
+        variance = float(clock.sigma(t)) ** 2 - (alpha_ts * float(clock.sigma(s))) ** 2
+        z = torch.from_numpy(self.noise.draw(branch.address, 0, self.model.shape)).to(self.device)
+        return alpha_ts * x_s + math.sqrt(max(variance, 0.0)) * z
 
     def _record(self, what: str, slots: list[int], values: Tensor) -> None:
         for i in slots:

@@ -1,4 +1,4 @@
-"""A progress bar for long work: steps done, network evaluations per second, time left."""
+"""A progress bar for long work: what is done, how fast it goes, time left."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from .collect import Progress
 
 
 @contextlib.contextmanager
-def shown(progress: Progress | str | None, title: str) -> Iterator[Progress | None]:
-    """The callable to report to: the given one, a bar on the terminal for ``"auto"``, or none."""
+def shown(
+    progress: Progress | str | None, title: str, unit: str = "steps", rate: str = "network items/s"
+) -> Iterator[Progress | None]:
+    """The callable to report to: the given one, a bar on the terminal for ``"auto"``, or none.
+
+    ``unit`` is what is counted, ``rate`` what the third number that is reported counts by the second.
+    """
     if progress is None or callable(progress):
         yield progress
         return
@@ -26,10 +31,10 @@ def shown(progress: Progress | str | None, title: str) -> Iterator[Progress | No
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,")
-    rate = TextColumn("{task.fields[rate]} network items/s,"), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit},")
+    speed = TextColumn("{task.fields[rate]} " + f"{rate},"), TimeRemainingColumn()
     begun = time.monotonic()
-    with Bar(*columns, *rate, console=Console(stderr=True), transient=True) as bar:
+    with Bar(*columns, *speed, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, rate="–")
 
         def report(done: int, total: int, evaluations: int) -> None:

@@ -6,7 +6,7 @@ way.  Walks may part from another one: a trunk is simulated once, however many b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +51,18 @@ class FromState:
 
 @dataclass(frozen=True)
 class FromTrunk:
-    """Start as a copy of the walk that this one is a branch of, where it passes the first time."""
+    r"""Start as a copy of the walk that this one is a branch of, where that passes a time.
+
+    Parameters
+    ----------
+    time : float
+        Where the branch parts.  If its own first time t is later in noise than this time s, the copy is
+        noised on to it with a draw of its own, :math:`x_t = \alpha_{t|s} x_s + \sigma_{t|s} z` with
+        :math:`\alpha_{t|s} = \alpha_t / \alpha_s` and :math:`\sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2
+        \sigma_s^2`, which leaves the distribution of :math:`x_t` what it is.
+    """
+
+    time: float
 
 
 Start = FromNoise | FromImage | FromState | FromTrunk
@@ -114,6 +125,9 @@ class Walk:
         What is kept on the way.
     branches : sequence of Walk
         Walks that start ``FromTrunk`` at one of this walk's times.
+    noise_of : tuple of Address and int, optional
+        Another walk whose draws the steps use, and at which of its steps the first one stands; by default
+        a walk's noise is its own.
     """
 
     address: Address
@@ -122,6 +136,7 @@ class Walk:
     condition: Mapping[str, Any] = field(default_factory=dict)
     records: Sequence[Record] = ()
     branches: Sequence[Walk] = ()
+    noise_of: tuple[Address, int] | None = None
 
     def __post_init__(self) -> None:
         times = np.asarray(self.times, dtype=np.float64)
@@ -131,8 +146,25 @@ class Walk:
             )
         for record in self.records:
             object.__setattr__(self, "times", with_times(self.times, record.times))
-        if any(not _is_among(branch.times[0], self.times) for branch in self.branches):
-            raise TurningpointError("a branch starts at a time that its trunk does not visit.")
+        for branch in self.branches:
+            start = branch.start
+            if not isinstance(start, FromTrunk) or not _is_among(start.time, self.times):
+                raise TurningpointError("a branch starts at a time that its trunk does not visit.")
+            if branch.times[0] < start.time - SAME_TIME:
+                raise TurningpointError(
+                    f"a branch parts at t = {start.time:g} and starts at {branch.times[0]:g}; accepted: at least that."
+                )
+
+    def draw(self, position: int) -> tuple[Address, int]:
+        """The address and the number of the draw for the step from the given position of the grid."""
+        address, first = self.noise_of or (self.address, 0)
+        return address, first + position + 1
+
+    def tree(self) -> Iterator[Walk]:
+        """The walk itself and all that branch from it."""
+        yield self
+        for branch in self.branches:
+            yield from branch.tree()
 
     def steps(self) -> int:
         """The reverse steps of this walk and of all its branches."""
