@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..diffusion.sampler import Sampler
 from ..errors import TurningpointError
 from ..models import load
 from .generate import generate
@@ -20,7 +21,9 @@ SURE = 0.9
 """Probability above which the classifier counts as sure."""
 
 
-def quality(model: Any, n: int = 2000, **settings: Any) -> dict[str, Any]:
+def quality(
+    model: Any, n: int = 2000, sampler: str | Sampler = "ddpm", steps: int = 100, **settings: Any
+) -> dict[str, Any]:
     """Generate ``n`` images with labels and ``n`` without, and let the model's classifier look.
 
     Parameters
@@ -29,6 +32,8 @@ def quality(model: Any, n: int = 2000, **settings: Any) -> dict[str, Any]:
         With labels and a classifier.
     n : int
         Images of each kind; labels go round.
+    sampler, steps
+        How images are made; the default is the sampler of U-turns and clones.
     **settings
         Of `generate`.
 
@@ -54,6 +59,7 @@ def quality(model: Any, n: int = 2000, **settings: Any) -> dict[str, Any]:
     if classify is None or loaded.n_classes is None:
         raise TurningpointError(f"model is {loaded.name!r}; accepted: a model with labels and a classifier.")
     labels = np.arange(n) % loaded.n_classes
+    settings |= {"sampler": sampler, "steps": steps}
     told = _probabilities(classify, generate(loaded, n, label=labels.tolist(), **settings).images.values)
     free = _probabilities(classify, generate(loaded, n, **settings).images.values)
     shares = np.bincount(free.argmax(1), minlength=loaded.n_classes) / n
