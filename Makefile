@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: demo test lint check-all wheel clean
+.PHONY: demo test lint check-all notebook wheel clean
 
 demo: $(VENV)/installed
 	OMP_WAIT_POLICY=passive $(BIN)/turningpoint demo
@@ -24,6 +24,11 @@ lint: $(VENV)/installed-test
 check-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 	for script in benchmarks/*.py; do OMP_WAIT_POLICY=passive $(BIN)/python $$script || exit 1; done
+
+# The tour of symmetry breaking, executed anew.
+notebook: $(VENV)/installed
+	$(PIP) -e '.[notebook]'
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-nbconvert --to notebook --execute --inplace docs/symmetry.ipynb
 
 wheel: $(VENV)/installed
 	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet --no-deps --wheel-dir dist .

@@ -23,6 +23,7 @@ class FakeRun:
     """What the report needs of a run, with logistic retentions."""
 
     def __init__(self, folder=None, schedule=None, shape=(1, 8, 8), classes=True, label="mass"):
+        self.kind = "uturn"
         self.folder, self.schedule, self.shape, self.classes = folder, schedule or VP(), shape, classes
         self.labels = {name: name.partition(".")[2] or name for name in CENTRES} | {"morphometry.mass": label}
         self.manifest = {
@@ -45,6 +46,10 @@ class FakeRun:
         self.start = xr.DataArray(rng.uniform(-1, 1, (10, *shape)), dims=("item", *dims))
         back = rng.uniform(-1, 1, (10, 2, len(TIMES), *shape))
         self.images = xr.DataArray(back, dims=("item", "replicate", "time", *dims), coords=coords)
+
+    @property
+    def model(self):
+        raise TurningpointError("the run's model cannot be loaded.")
 
     def windows(self, delta=0.1):
         rows = []
@@ -238,3 +243,46 @@ def test_the_step_check_is_told_once_it_was_made(tmp_path):
     text = report(run).read_text(encoding="utf-8")
     agree = (table.verdict == "agrees").sum()
     assert f"with 8 steps instead of 4: {agree} of 2" in " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def pair_of_runs(tmp_path_factory):
+    """U-turns and clones of one exact model at the same times."""
+    folder, times = tmp_path_factory.mktemp("runs"), [0.2, 0.4, 0.6]
+    settings = {"times": times, "steps": 10, "progress": None}
+    name = "gaussians?dim=2&distance=2&std=0.5"
+    turns = tp.uturn(name, items=30, out=folder / "a", **settings).measure("class", "pixels")
+    return turns, tp.clone(name, 30, out=folder / "b", **settings).measure("class", "pixels")
+
+
+def test_theory_stands_beside_the_runs_of_a_model_that_knows_itself(pair_of_runs):
+    turns, clones = pair_of_runs
+    text = report(turns, beside=clones).read_text(encoding="utf-8")
+    assert "Theory beside it" in text
+    table = pd.read_csv(turns.folder / "figures" / "theory.csv")
+    assert set(table.source) == {"measured", "theory", "definition"}
+    assert set(table.run.dropna()) == {"U-turns", "clones"}
+    kept = table[(table.source == "measured") & (table.quantity == "kept") & (table.run == "U-turns")]
+    np.testing.assert_allclose(kept.value, turns.retention("class").kept)
+    assert "speciation" in set(table.name)
+
+
+def test_theory_of_stochastic_samplers_is_not_drawn_over_others(tmp_path):
+    name = "gaussians?dim=2&distance=2&std=0.5"
+    run = tp.uturn(name, items=8, times=[0.2, 0.5], steps=6, sampler="ddim", out=tmp_path, progress=None)
+    report(run.measure("class"))
+    table = pd.read_csv(tmp_path / "figures" / "theory.csv")
+    assert set(table.source) == {"definition"}
+
+
+def test_the_difference_is_told_either_way_round(pair_of_runs, refuses):
+    turns, clones = pair_of_runs
+    words = []
+    for run, beside in ((turns, clones), (clones, turns)):
+        page = Page(report(run, beside=beside).read_text(encoding="utf-8"))
+        assert "U-turns against clones" in page.text
+        words.append(page.text[page.text.index("Of 6 differences") :][:80])
+    assert words[0] == words[1]
+    assert "copies part from it at some level" in page.text  # a page about clones speaks of clones
+    with refuses("clones is a uturn run"):
+        report(turns, beside=turns)

@@ -24,6 +24,7 @@ from .experiments.quality import quality
 from .experiments.refine import refine
 from .experiments.repeat import repeat
 from .experiments.step_check import step_check
+from .experiments.symmetry import symmetry
 from .experiments.uturn import uturn
 from .measures import MEASURES, Measure, Reading, measure
 from .models import MODELS, load

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .beside import Picture, error_picture, theory_picture
 from .diffusion.schedule import Schedule
 from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
+from .figures.difference import spoken
 from .figures.style import clock_name, number
 from .simulation.store import sentences
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .run import Run
 
 ROWS = 8  # starting images in the grid
 EDGES = ("start", "centre", "end")
 
 
-def report(run: Run, folder: str | Path | None = None, delta: float = 0.1) -> Path:
+def report(run: Run, folder: str | Path | None = None, delta: float = 0.1, beside: Run | None = None) -> Path:
     """Write ``report.html`` and, under ``figures/``, every picture with the table it was drawn from.
 
     The page is self-contained: it loads nothing and opens offline.
@@ -33,11 +33,14 @@ def report(run: Run, folder: str | Path | None = None, delta: float = 0.1) -> Pa
     Parameters
     ----------
     run : Run
-        A U-turn run with at least one reading.
+        A run of U-turns or clones with at least one reading.
     folder : path, optional
         Where to write; by default the run's own folder.
     delta : float
         A window starts at retention delta and ends at 1 - delta.
+    beside : Run, optional
+        Clones to a run of U-turns, or U-turns to one of clones: the page shows their difference, which is
+        zero for an exact denoiser (see `turningpoint.model_error`).
 
     Returns
     -------
@@ -54,10 +57,10 @@ def report(run: Run, folder: str | Path | None = None, delta: float = 0.1) -> Pa
     if place is None:
         raise TurningpointError("folder is None and the run is in memory; accepted: a folder to write into.")
     with sentences(place):
-        return _write(run, place, delta)
+        return _write(run, place, delta, beside)
 
 
-def _write(run: Run, place: Path, delta: float) -> Path:
+def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     """Draw, fill the template, and write both."""
     from jinja2 import Environment, StrictUndefined
 
@@ -66,17 +69,21 @@ def _write(run: Run, place: Path, delta: float) -> Path:
     model = settings.get("model", {})
     levels = curves["logsnr"].astype(float)
     sweep = (float(levels.min()), float(levels.max()))
+    error = None if beside is None else _model_error(run, beside)
+    pictures = _figures(run, windows, curves, order, sweep, delta)
+    pictures |= theory_picture(run, beside, sweep) | ({} if error is None else error_picture(error))
     page = {
         "model": model.get("name", "model"),
         "answer": answer(windows, order, run.schedule),
-        "figures": _figures(run, windows, curves, order, sweep, delta, place / "figures"),
+        "figures": _saved(pictures, place / "figures"),
+        "difference": "" if error is None else spoken(error),
         "clock": clock_name(run.schedule),
         "rows": [_row(row, run.schedule, sweep) for row in ranked_by_centre(windows).to_dict("records")],
         "sweep": [number(level) for level in sweep],
         "delta": f"{delta:g}",
         "nearly": f"{1 - delta:g}",
         "kind": run.manifest.get("kind", ""),
-        "axes": _flat(run.manifest.get("axes", {})),
+        "axes": _flat({k: v for k, v in run.manifest.get("axes", {}).items() if k != "image_digests"}),
         "size": _size(run.manifest.get("axes", {})),
         "settings": _flat({name: value for name, value in settings.items() if name != "model"}),
         "details": _flat(
@@ -96,6 +103,12 @@ def _write(run: Run, place: Path, delta: float) -> Path:
     path = place / "report.html"
     path.write_text(environment.from_string(template).render(page), encoding="utf-8")
     return path
+
+
+def _model_error(run: Run, beside: Run) -> pd.DataFrame:
+    from .experiments.model_error import model_error
+
+    return model_error(run, beside) if run.kind == "uturn" else model_error(beside, run)
 
 
 def _step_check(run: Run, delta: float) -> dict[str, Any] | None:
@@ -159,18 +172,16 @@ def _figures(
     order: pd.DataFrame,
     sweep: tuple[float, float],
     delta: float,
-    folder: Path,
-) -> dict[str, str]:
-    """Draw, save and inline every picture that the run has material for."""
+) -> dict[str, Picture]:
+    """Draw every picture that the run has material for."""
     from .figures.grid import grid_table, image_grid
     from .figures.order import order as order_matrix
     from .figures.order import order_rows
     from .figures.retention import retention
-    from .figures.save import inline, save
     from .figures.timeline import timeline
 
     ranked = ranked_by_centre(windows)
-    drawn: dict[str, tuple[Figure, pd.DataFrame, str]] = {}
+    drawn: dict[str, Picture] = {}
     about = "Critical windows along log-SNR, earliest first: " + "; ".join(
         _spoken(r) for r in ranked.to_dict("records")
     )
@@ -183,14 +194,22 @@ def _figures(
         times = np.asarray(images["t"].values, dtype=float)
         labels, seen = _classes(run)
         start = run.start.isel(item=slice(ROWS)).values
-        grid = image_grid(start, shown.values, times, run.schedule, ROWS, labels, seen)
-        about = "Starting images and what came back from U-turns through growing noise."
+        words = ("trunk", "clones") if run.kind == "clone" else ("start", "U-turns")
+        grid = image_grid(start, shown.values, times, run.schedule, ROWS, labels, seen, words)
+        about = f"The {words[0]} images and what came back from {words[1]} through growing noise."
         drawn["images"] = (grid, grid_table(times, run.schedule, len(start), labels, seen), about)
     if len(order) > 1:
         about = (
             "Matrix of the probability that the row's feature is decided before the column's; see order.csv."
         )
         drawn["order"] = (order_matrix(order, windows), order_rows(order), about)
+    return drawn
+
+
+def _saved(drawn: dict[str, Picture], folder: Path) -> dict[str, str]:
+    """Save every picture with its table, and give it back as an SVG element."""
+    from .figures.save import inline, save
+
     pictures = {}
     for name, (figure, table, about) in drawn.items():
         svg = save(figure, table, folder, name)[0].read_text(encoding="utf-8")

@@ -157,7 +157,8 @@ def test_bad_input_gets_one_sentence(command, tmp_path, arguments, named):
 
 
 def test_unknown_things_get_one_sentence(command, tmp_path):
-    assert "model is 'nope'; accepted: digits" in _sentence(command("uturn", "nope")[2])
+    sentence = _sentence(command("uturn", "nope")[2])
+    assert "model is 'nope'; accepted: deltas, digits" in sentence
     assert "manifest.json" in _sentence(command("windows", "nowhere")[2])
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "manifest.json").write_text('{"format": ')
@@ -211,3 +212,28 @@ def test_start_from_generated_images(command):
     assert command(*arguments)[0] == 0
     assert command(*arguments)[0] == 0  # the generated images are kept, and found again
     assert tp.open_run("a").start.sizes["item"] == 3
+
+
+def test_clones_their_difference_and_a_report_of_both(command, tmp_path):
+    times = ("--times", "0.3,0.6", "--steps", "10")
+    model = "gaussians?dim=2&distance=2&std=0.5"
+    status, out, _ = command("uturn", model, "--items", "6", *times, "--with", "class", "--out", "a")
+    assert status == 0
+    status, out, _ = command("clone", model, "--n", "6", *times, "--with", "class", "--out", "c", "--json")
+    assert status == 0
+    assert json.loads(out)["sizes"]["time"] == 2
+    table = json.loads(command("difference", "a", "c", "--json")[1])
+    assert [row["t"] for row in table] == [0.3, 0.6]
+    assert "Retention of U-turns and of clones" in command("difference", "a", "c")[1]
+    assert command("report", "a", "--beside", "c")[0] == 0
+    assert "U-turns against clones" in (tmp_path / "a" / "report.html").read_text()
+    assert "clones are identical" in _sentence(command("clone", model, "--sampler", "ddim")[2])
+    assert "accepted by clone" in _sentence(command("clone", "digits", "--label", "own")[2])
+
+
+def test_demos(command, tmp_path):
+    status, out, _ = command("demo", "symmetry", "--items", "3", "--out", "tour")
+    assert status == 0
+    assert "-0.347" in out
+    assert (tmp_path / "tour" / "symmetry-diagrams.svg").is_file()
+    assert "demo is 'nothing'; accepted: digits, symmetry" in _sentence(command("demo", "nothing")[2])

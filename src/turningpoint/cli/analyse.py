@@ -52,11 +52,18 @@ def windows(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
 
 
 @app.command()
-def report(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
+def report(
+    run: RunFolder,
+    delta: Delta = 0.1,
+    beside: Annotated[
+        Path | None, typer.Option(help="Clones to a run of U-turns, or the reverse: show their difference.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Write RUN/report.html and the figures, each with its table."""
     from ..report import report as write_report
 
-    page = write_report(_measured(run), delta=delta)
+    page = write_report(_measured(run), delta=delta, beside=None if beside is None else _measured(beside))
     if json:
         print_json({"report": place(page)})
     else:

@@ -1,4 +1,4 @@
-"""``turningpoint uturn``, ``generate``, ``demo``, ``repeat``, ``check``: commands that simulate."""
+"""``turningpoint uturn``, ``generate``, ``repeat``, ``check``: commands that simulate."""
 
 from __future__ import annotations
 
@@ -190,35 +190,11 @@ def generate(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/demo"),
-    items: Annotated[int, typer.Option(help="Starting images.")] = 64,
-    batch: Batch = 64,
-    device: Device = None,
-    json: Json = False,
-) -> None:
-    """When are a handwritten digit's class, slant, stroke and frequencies decided? The built-in model's answer."""
-    from ..report import report as write_report
-
-    begun = time.monotonic()
-    run = run_uturn("digits", replicates=2, items=items, out=out, batch=batch, device=device)
-    measure_all(run, [])
-    page = write_report(run)
-    seconds = time.monotonic() - begun
-    if json:
-        windows = run.windows().to_dict("records")
-        print_json(summary_of(run, seconds) | {"report": place(page), "windows": windows})
-        return
-    print_windows(run.windows(), run.schedule.native_unit)
-    typer.echo(f"Look at {place(page)} ({seconds:.0f} s in all).")
-
-
-@app.command()
 def quality(
     model: Model = "digits",
     n: Annotated[int, typer.Option(help="Images with labels, and as many without.")] = 2000,
-    sampler: Sampler = "heun",
-    steps: Annotated[int, typer.Option(help="Steps from t = 1 to 0.")] = 18,
+    sampler: Sampler = "ddpm",
+    steps: Annotated[int, typer.Option(help="Steps from t = 1 to 0.")] = 100,
     seed: Seed = 0,
     batch: Batch = 64,
     device: Device = None,

@@ -303,7 +303,8 @@ class DiscreteVP(_VariancePreserving):
         time = _tensor(t)
         step = time.to(torch.float64) * self.steps - 1
         whole = step.round()  # a float32 time misses its step by up to 2^-24 T: give it the step
-        return torch.where((step - whole).abs() <= self.steps * 2.0**-23, whole, step).to(time.dtype)
+        rounding = self.steps * torch.finfo(time.dtype).eps
+        return torch.where((step - whole).abs() <= rounding, whole, step).to(time.dtype)
 
     def _t_from_native(self, native: Tensor) -> Tensor:
         return (native + 1) / self.steps

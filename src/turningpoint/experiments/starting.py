@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from ..models.pictures import PictureError, picture_files, read_arrays, read_pictures
 
 
 def starting_images(
@@ -96,66 +93,19 @@ def checked(array: np.ndarray, model: Denoiser) -> np.ndarray:
 def _from_path(path: Path, model: Denoiser, skip_bad: bool) -> tuple[np.ndarray, np.ndarray | None]:
     if path.is_dir():
         return _from_folder(path, model, skip_bad), None
-    if not path.is_file():
-        raise TurningpointError(
-            f"images is {str(path)!r}, which is not there; accepted: a folder or an .npz."
-        )
-    if path.suffix not in (".npz", ".npy"):
-        raise TurningpointError(f"images is {str(path)!r}; accepted: a folder, an .npz or an .npy.")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        if "images" not in loaded:
-            raise TurningpointError(
-                f"images is {str(path)!r}, which holds {', '.join(loaded) or 'nothing'}; accepted: an array 'images'."
-            )
-        return loaded["images"], loaded.get("labels")
-    except TurningpointError:
-        raise
-    except Exception as error:  # a damaged file fails in many ways: zip, zlib, header
-        raise TurningpointError(
-            f"images is {str(path)!r}, which cannot be read as arrays of numbers ({type(error).__name__})."
-        ) from error
+    return read_arrays(path, "images")
 
 
 def _from_folder(folder: Path, model: Denoiser, skip_bad: bool) -> np.ndarray:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURES and p.is_file())
-    if not files:
-        raise TurningpointError(
-            f"images is {str(folder)!r}, which holds no picture; accepted: a folder with {', '.join(PICTURES)} files."
-        )
+    files = picture_files(folder, "images")
     if len(model.shape) != 3:
         raise TurningpointError(
             f"images is a folder of pictures; the model {model.name!r} takes {model.shape}."
         )
-    read = []
-    for file in files:
-        try:
-            read.append(_picture(file, model.shape))
-        except TurningpointError as error:
-            if not skip_bad:
-                raise TurningpointError(f"{error} Leave such files out with --skip-bad.") from None
-            warnings.warn(f"left out: {error}", stacklevel=2)
-    if not read:
-        raise TurningpointError(f"images is {str(folder)!r}, which holds no picture that can be used.")
-    return np.stack(read)
-
-
-def _picture(file: Path, shape: Sequence[int]) -> np.ndarray:
-    """One picture as uint8 (C, H, W)."""
-    from PIL import Image
-
     try:
-        with Image.open(file) as picture:
-            opened = picture.convert({"1": "L", "P": "RGB"}.get(picture.mode, picture.mode))
-            pixels = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise TurningpointError(f"the file {str(file)!r} cannot be read as a picture ({error}).") from None
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    if pixels.shape != tuple(shape) or pixels.dtype != np.uint8:
-        raise TurningpointError(
-            f"the picture {str(file)!r} has {pixels.shape[0]} channels of {pixels.shape[1]}x{pixels.shape[2]} "
-            f"({pixels.dtype}); accepted: {shape[0]} channels of {shape[1]}x{shape[2]} in 8 bits."
-        )
-    return pixels
+        read = read_pictures(files, model.shape, skip_bad)
+    except PictureError as error:
+        raise TurningpointError(f"{error} Leave such files out with --skip-bad.") from None
+    if read is None:
+        raise TurningpointError(f"images is {str(folder)!r}, which holds no picture that can be used.")
+    return read

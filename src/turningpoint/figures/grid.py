@@ -29,6 +29,7 @@ def image_grid(
     rows: int = 8,
     labels: Sequence[Any] | np.ndarray | None = None,
     seen: np.ndarray | None = None,
+    called: tuple[str, str] = ("start", "U-turns"),
 ) -> Figure:
     """Starting images and their U-turns, one row per image, noise growing to the right.
 
@@ -51,6 +52,8 @@ def image_grid(
         The class of each starting image.
     seen : array (N, R, T), optional
         The class of each U-turn.
+    called : two strings
+        What the starts and what came back are called; for clones, ``("trunk", "clones")``.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def image_grid(
         points = 72 * unit  # per pixel
         small = min(7.0, 0.23 * (width + gap) * points)
         up = 4 / points
-        axes.text(width / 2, -up, "start", ha="center", va="bottom", size=small, weight="bold")
+        axes.text(width / 2, -up, called[0], ha="center", va="bottom", size=small, weight="bold")
         for k, c in enumerate(columns):
             t = float(times[c])
             x = corner(0, k)[1] + width / 2
@@ -113,7 +116,7 @@ def image_grid(
         x = corner(0, 0)[1] - gap / 2 - lead / 2
         axes.text(x, -up - 1.35 * small / points, "t", ha="center", va="bottom", size=small)
         axes.text(x, -up, "λ", ha="center", va="bottom", size=small, color=MUTED)
-        note = "U-turns through more and more noise ⟶"
+        note = f"{called[1]} through more and more noise ⟶"
         left = corner(0, 0)[1]
         axes.text(left, -up - 3.0 * small / points, note, va="bottom", size=7.5, color=INK)
         if names:
@@ -121,7 +124,7 @@ def image_grid(
         for i, name in enumerate(names):
             axes.text(-up, corner(i, 0)[0] + height / 2, name, ha="right", va="center", size=7)
         if names and seen is not None:
-            note = "framed: read as another class than its start"
+            note = f"framed: read as another class than its {called[0]}"
             color = PALETTE["vermillion"]
             axes.text(left, canvas.shape[0] + up, note, va="top", size=7.5, color=color)
         for row in table[table["changed"]].to_dict("records"):

@@ -11,7 +11,6 @@ go on later, so nothing is simulated twice.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.forward import transition
 from ..diffusion.grid import SAME_TIME
 from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
@@ -310,11 +310,9 @@ class Engine:
         s, t = branch.start.time, float(branch.times[0])
         if t < s + SAME_TIME:
             return x_s.clone()
-        clock = self.model.schedule
-        alpha_ts = float(clock.alpha(t)) / float(clock.alpha(s))
-        variance = float(clock.sigma(t)) ** 2 - (alpha_ts * float(clock.sigma(s))) ** 2
+        alpha_ts, sigma_ts = transition(self.model.schedule, s, t)
         z = torch.from_numpy(self.noise.draw(branch.address, 0, self.model.shape)).to(self.device)
-        return alpha_ts * x_s + math.sqrt(max(variance, 0.0)) * z
+        return alpha_ts * x_s + sigma_ts * z
 
     def _record(self, what: str, slots: list[int], values: Tensor) -> None:
         for i in slots:

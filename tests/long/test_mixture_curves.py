@@ -1,0 +1,13 @@
+"""The curves of three mixtures against theory, with enough items to see a deviation of one per cent."""
+
+import numpy as np
+import pytest
+from theory_of_mixtures import MIXTURES, deviations
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(MIXTURES))
+def test_u_turns_and_clones_agree_with_theory_at_full_size(name):
+    apart, _ = deviations(name, 3000, 200, seed=12)
+    print(name, "largest deviation in standard errors:", np.abs(apart).max(1).round(2))
+    assert np.abs(apart).max() < 4
