@@ -18,6 +18,7 @@ from .diffusion.schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 from .errors import SimulationError, TurningpointError
 from .experiments.clone import clone
 from .experiments.generate import generate
+from .experiments.hierarchy import hierarchy
 from .experiments.merge import merge
 from .experiments.model_error import model_error
 from .experiments.quality import quality
