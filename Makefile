@@ -20,8 +20,9 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# All that takes too long for every change: long statistical and kill tests, then the benchmarks.
+# All that takes too long for every change: random cases drawn anew, long statistical tests, then the benchmarks.
 check-all: test
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 	for script in benchmarks/*.py; do OMP_WAIT_POLICY=passive $(BIN)/python $$script || exit 1; done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from turningpoint.errors import TurningpointError
 
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(1)
+
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("fuzz", deadline=None)  # other cases every time: make check-all
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @contextlib.contextmanager
