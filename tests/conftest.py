@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from turningpoint.cli import main
 from turningpoint.errors import TurningpointError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -37,3 +38,20 @@ def _refuses(match: str = "", kind: type[TurningpointError] = TurningpointError)
 def refuses():
     """``with refuses("text"):`` the block raises a TurningpointError of one sentence holding the text."""
     return _refuses
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: its exit status, what it printed, what it complained."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        status = 0
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as end:
+            status = end.code or 0
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run

@@ -8,26 +8,8 @@ import pytest
 from PIL import Image
 
 import turningpoint as tp
-from turningpoint.cli import main
 
 SMALL = ["--items", "4", "--steps", "4", "--times", "0.2:0.8:3"]
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit status, what it printed, what it complained."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        status = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 def _sentence(err):

@@ -15,8 +15,8 @@ from statistics_of_a_mixture import kept_by_quadrature
 
 import turningpoint as tp
 from turningpoint.diffusion.covariance import Covariances
-from turningpoint.diffusion.exact import ExactDenoiser, schedule_named
-from turningpoint.diffusion.schedule import EDM, VP
+from turningpoint.diffusion.exact import ExactDenoiser
+from turningpoint.diffusion.schedule import EDM, VP, schedule_named
 from turningpoint.models import fingerprint
 from turningpoint.models.gaussians import Gaussians, load, simplex
 

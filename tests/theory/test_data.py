@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import turningpoint as tp
-from turningpoint.cli import main
 from turningpoint.theory import theory
 from turningpoint.theory.data import Moments, from_data
 from turningpoint.theory.known import gaussian, mixture, pair, spectrum
@@ -80,23 +79,6 @@ class TestKnown:
         assert not gaussian(tp.load("deltas"))
         assert not gaussian(Moments(_blobs()[0]))
         assert spectrum(tp.load("digits")) is None
-
-
-@pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit status, what it printed, what it complained."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        status = 0
-        try:
-            main([str(a) for a in arguments])
-        except SystemExit as end:
-            status = end.code or 0
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
 
 
 class TestCommand:

@@ -10,13 +10,13 @@ import typer
 
 from ..errors import TurningpointError
 from ..experiments.generate import generate as run_generate
-from ..experiments.planning import whole
 from ..experiments.quality import quality as run_quality
 from ..experiments.refine import refine as run_refine
 from ..experiments.repeat import repeat as run_repeat
 from ..experiments.step_check import step_check
 from ..experiments.uturn import DEFAULT_TIMES, turn_times
 from ..experiments.uturn import uturn as run_uturn
+from ..models.settings import whole
 from ..run import open_run
 from .analyse import measure_all
 from .app import (

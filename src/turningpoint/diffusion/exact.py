@@ -21,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import one_of
 from .denoiser import Denoiser, expand
-from .schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 
 STARTING_IMAGES = 1000
 """How many samples stand in for the starting images that a trained model ships with."""
@@ -139,32 +137,3 @@ def precise(x: Tensor) -> Tensor:
     torch.float64
     """
     return x if x.device.type == "mps" else x.double()
-
-
-def schedule_named(schedule: str | Schedule) -> Schedule:
-    """A schedule as it is, or by its name: vp, edm, flow, linear, scaled_linear or cosine.
-
-    Parameters
-    ----------
-    schedule : str or Schedule
-        ``vp``, ``edm`` and ``flow`` are `VP`, `EDM` and `RectifiedFlow`; the others are families of
-        `DiscreteVP` of 1000 steps.
-
-    Raises
-    ------
-    TurningpointError
-        If there is no such schedule.
-
-    Examples
-    --------
-    >>> schedule_named("cosine")
-    ddpm(family=cosine, steps=1000)
-    """
-    if isinstance(schedule, Schedule):
-        return schedule
-    kinds: dict[Any, Callable[[], Schedule]] = {"vp": VP, "edm": EDM, "flow": RectifiedFlow}
-    if isinstance(schedule, str) and schedule in kinds:
-        return kinds[schedule]()
-    if schedule in DiscreteVP.FAMILIES:
-        return DiscreteVP.named(schedule)
-    raise one_of("schedule", schedule, [*kinds, *DiscreteVP.FAMILIES])

@@ -71,6 +71,35 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
     return kinds[config["kind"]](**settings)
 
 
+def schedule_named(schedule: str | Schedule) -> Schedule:
+    """A schedule as it is, or by its name: vp, edm, flow, linear, scaled_linear or cosine.
+
+    Parameters
+    ----------
+    schedule : str or Schedule
+        ``vp``, ``edm`` and ``flow`` are `VP`, `EDM` and `RectifiedFlow`; the others are families of
+        `DiscreteVP` of 1000 steps.
+
+    Raises
+    ------
+    TurningpointError
+        If there is no such schedule.
+
+    Examples
+    --------
+    >>> schedule_named("cosine")
+    ddpm(family=cosine, steps=1000)
+    """
+    if isinstance(schedule, Schedule):
+        return schedule
+    kinds: dict[Any, Callable[[], Schedule]] = {"vp": VP, "edm": EDM, "flow": RectifiedFlow}
+    if isinstance(schedule, str) and schedule in kinds:
+        return kinds[schedule]()
+    if schedule in DiscreteVP.FAMILIES:
+        return DiscreteVP.named(schedule)
+    raise one_of("schedule", schedule, [*kinds, *DiscreteVP.FAMILIES])
+
+
 class Schedule(ABC):
     """The noise schedule of one model; all methods act elementwise on tensors of any shape.
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
 from ..errors import TurningpointError
+from ..models.settings import whole
 from ..run import Run
 from ..simulation.collect import Progress, Unit, collect
 from ..simulation.engine import SMALLEST_BATCH, Engine, Finished
@@ -38,7 +38,7 @@ from ..simulation.store import Store, packing
 from ..simulation.walk import FromNoise, FromTrunk, Walk
 from .generate import FROM_NOISE
 from .layout import conditions_of, joined_axes, lay_out_conditions, lay_out_times, spelled_out, summarised
-from .planning import Setup, check_store, find_or_create, image_dims, noise_settings, whole
+from .planning import Setup, check_store, decoded, find_or_create, image_dims, noise_settings
 from .uturn import turn_times
 
 CLONE = 2
@@ -268,12 +268,6 @@ def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Pro
     """Simulate the units that are not done, writing the trunks' ends and the clones'."""
     engine.batch = min(engine.batch, max(SMALLEST_BATCH, sum(unit.size for unit in units)))
 
-    def decoded(finished: Sequence[Finished]) -> np.ndarray:
-        finals = torch.from_numpy(np.stack([f.values["final"] for f in finished]))
-        with torch.inference_mode():
-            parts = [engine.model.decode(x.to(engine.device)).cpu() for x in finals.split(engine.batch)]
-        return torch.cat(parts).numpy()
-
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
         trunks = [f for f in finished if f.walk.branches]
         clones = [f for f in finished if not f.walk.branches]
@@ -281,10 +275,10 @@ def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Pro
         assert isinstance(block, slice)
         first = store.manifest["axes"]["first_item"] + block.start
         start = store.read("start", (block,)).copy()
-        start[[f.walk.address.item - first for f in trunks]] = decoded(trunks)
+        start[[f.walk.address.item - first for f in trunks]] = decoded(engine, trunks)
         store.write("start", start, (block,))
         images = np.array(store.read("images", unit.region))
-        images.reshape(-1, *images.shape[3:])[list(offsets)] = decoded(clones)
+        images.reshape(-1, *images.shape[3:])[list(offsets)] = decoded(engine, clones)
         store.write("images", images, unit.region)
 
     collect(store, units, engine, write, progress)

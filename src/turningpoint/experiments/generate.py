@@ -13,6 +13,7 @@ from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
 from ..errors import TurningpointError
+from ..models.settings import whole
 from ..run import Run
 from ..simulation.collect import Progress, Unit
 from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
@@ -29,7 +30,6 @@ from .planning import (
     noise_settings,
     record_settings,
     simulate,
-    whole,
 )
 
 FROM_NOISE = 1

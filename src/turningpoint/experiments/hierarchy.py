@@ -33,12 +33,12 @@ from ..diffusion.hierarchy import Hierarchy
 from ..errors import TurningpointError, one_of
 from ..models import load
 from ..models.grammar import Grammar
+from ..models.settings import whole
 from ..simulation.collect import Progress
 from ..simulation.progress import shown
 from ..statistics.bootstrap import SAMPLES, interval
 from ..statistics.susceptibility import susceptibility
 from ..theory.hierarchy import MeanField
-from .planning import whole
 
 CHUNK = 64
 """Trees that are inferred together."""

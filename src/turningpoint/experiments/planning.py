@@ -18,6 +18,7 @@ from ..diffusion.guidance import Guided
 from ..diffusion.sampler import Sampler, sampler
 from ..errors import TurningpointError, one_of
 from ..models import fingerprint, load
+from ..models.settings import whole
 from ..simulation.collect import Progress, Unit, collect
 from ..simulation.engine import SMALLEST_BATCH, Engine, Finished
 from ..simulation.noise import Noise, SeededNoise
@@ -96,22 +97,6 @@ class Setup:
             )
         self.model.to(self.device).eval()
         return Engine(self.model, self.sampler, noise, whole("batch", batch), self.device)
-
-
-def whole(argument: str, value: Any, least: int = 1, most: int = 2**31) -> int:
-    """A whole number from an argument, or one sentence.
-
-    >>> whole("batch", 7)
-    7
-    """
-    try:
-        number = int(value)
-        if isinstance(value, bool | str) or number != value or not least <= number <= most:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        accepted = "a whole number" if least < 0 else f"a whole number of at least {least}"
-        raise TurningpointError(f"{argument} is {value!r}; accepted: {accepted}.") from None
-    return number
 
 
 def _device(device: str | None, model: Denoiser) -> torch.device:
@@ -274,11 +259,7 @@ def simulate(
     engine.batch = min(engine.batch, max(SMALLEST_BATCH, sum(unit.size for unit in units)))
 
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
-        finals = torch.from_numpy(np.stack([f.values["final"] for f in finished]))
-        with torch.inference_mode():
-            parts = finals.split(engine.batch)
-            images = torch.cat([engine.model.decode(x.to(engine.device)).cpu() for x in parts])
-        _write_rows(store, "images", unit, offsets, images.numpy())
+        _write_rows(store, "images", unit, offsets, decoded(engine, finished))
         for record in records:
             kept = [f.values.get(record.name) for f in finished]
             known = next((value for value in kept if value is not None), None)
@@ -293,6 +274,14 @@ def simulate(
             _write_rows(store, record.name, unit, offsets, rows)
 
     collect(store, units, engine, write, progress)
+
+
+def decoded(engine: Engine, finished: Sequence[Finished]) -> np.ndarray:
+    """The final images of walks, (walks, *decoded_shape), decoded a batch at a time."""
+    finals = torch.from_numpy(np.stack([f.values["final"] for f in finished]))
+    with torch.inference_mode():
+        parts = [engine.model.decode(x.to(engine.device)).cpu() for x in finals.split(engine.batch)]
+    return torch.cat(parts).numpy()
 
 
 def _write_rows(store: Store, name: str, unit: Unit, offsets: Sequence[int], rows: np.ndarray) -> None:

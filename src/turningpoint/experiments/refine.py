@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import TurningpointError
+from ..models.settings import whole
 from ..run import Run
 from ..statistics.window import EDGES
-from .planning import whole
 from .repeat import arguments_of
 from .uturn import uturn
 

@@ -23,6 +23,7 @@ from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
+from ..models.settings import whole
 from ..run import Run
 from ..simulation.collect import Progress, Unit
 from ..simulation.noise import Address, Noise
@@ -50,7 +51,6 @@ from .planning import (
     record_settings,
     refuse_another,
     simulate,
-    whole,
 )
 from .starting import starting_images
 

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from ..diffusion.attention import RunningSoftmax, Scores, scores
 from ..diffusion.denoiser import UNCONDITIONAL
-from ..diffusion.exact import STARTING_IMAGES, ExactDenoiser, precise, schedule_named
+from ..diffusion.exact import STARTING_IMAGES, ExactDenoiser, precise
 from ..diffusion.points import Points
-from ..diffusion.schedule import Schedule
+from ..diffusion.schedule import Schedule, schedule_named
 from ..errors import TurningpointError
 from . import MODELS
 from .pictures import picture_files, read_arrays, read_pictures

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ..diffusion.covariance import Covariances
-from ..diffusion.exact import ExactDenoiser, precise, schedule_named
-from ..diffusion.schedule import Schedule
+from ..diffusion.exact import ExactDenoiser, precise
+from ..diffusion.schedule import Schedule, schedule_named
 from ..errors import TurningpointError
 from . import MODELS
 from .settings import array, exclusive, items, number, whole

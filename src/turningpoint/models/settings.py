@@ -1,4 +1,4 @@
-"""What the loaders of models are told: numbers and arrays, checked, or one sentence about what is wrong."""
+"""What loaders and experiments are told: numbers and arrays, checked, or one sentence about what is wrong."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from torch import Tensor
 from ..errors import TurningpointError
 
 
-def whole(argument: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least ``least``.
+def whole(argument: str, value: Any, least: int = 1, most: int = 2**31) -> int:
+    """A whole number from an argument, or one sentence.
 
-    >>> whole("dim", 3.0)
-    3
+    >>> whole("batch", 7)
+    7
     """
-    fits = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not fits or value != math.floor(value) or value < least:
-        raise TurningpointError(f"{argument} is {value!r}; accepted: a whole number of at least {least}.")
-    return int(value)
+    try:
+        number = int(value)
+        if isinstance(value, bool | str) or number != value or not least <= number <= most:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        accepted = "a whole number" if least < 0 else f"a whole number of at least {least}"
+        raise TurningpointError(f"{argument} is {value!r}; accepted: {accepted}.") from None
+    return number
 
 
 def number(argument: str, value: Any, least: float = -math.inf) -> float:
