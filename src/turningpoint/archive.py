@@ -188,6 +188,16 @@ class Archive:
         """The starting images, float32 in [-1, 1]: (item, channel, y, x)."""
         return self._array("start")
 
+    @property
+    def latents(self) -> xr.DataArray:
+        """What the sampler worked on and `images` were decoded from, of a latent model: float32, as `images`."""
+        return self._array("latents")
+
+    @property
+    def start_latents(self) -> xr.DataArray:
+        """What the sampler worked on at the start, of a latent model: (item, ...)."""
+        return self._array("start_latents")
+
     def _array(self, name: str) -> xr.DataArray:
         if not self.store.has(name):
             raise TurningpointError(f"the run holds no {name!r}; it holds {', '.join(self.store.arrays())}.")

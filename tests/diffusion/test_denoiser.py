@@ -142,7 +142,7 @@ class TestGuidance:
         guided = Guided(model, 2.0)
         assert (guided.schedule, guided.shape, guided.n_classes) == (model.schedule, (2, 3), 3)
         assert guided.name == "three"
-        assert guided.conditions([{"label": 1}, {}], CPU)["label"].tolist() == [1, -1]
+        assert guided.conditions([{"label": 1}, {}], CPU)["both"]["label"].tolist() == [1, -1, -1, -1]
         assert torch.equal(guided.decode(guided.encode(self.x)), self.x)
         assert guided.classifier() is None
         assert guided.starting_images() is None

@@ -223,7 +223,7 @@ class TestRelations:
         for a, b in zip(one, other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
-    @pytest.mark.parametrize("name", SAMPLERS)
+    @pytest.mark.parametrize("name", SAMPLERS.names())
     @pytest.mark.parametrize("clock", [VP(), LINEAR, EDM(), RectifiedFlow()], ids=repr)
     def test_items_at_their_own_times(self, name, clock):
         method = sampler(name, steps=10, **({"churn": 3.0} if name in {"euler", "heun"} else {}))
@@ -237,7 +237,7 @@ class TestRelations:
             torch.testing.assert_close(together[one], alone, rtol=1e-12, atol=1e-12)
         assert torch.isfinite(together).all()
 
-    @pytest.mark.parametrize("name", SAMPLERS)
+    @pytest.mark.parametrize("name", SAMPLERS.names())
     def test_inputs_are_left_alone(self, name):
         x, z, t = normal(1), normal(2), torch.full((3,), 0.5, dtype=torch.float64)
         before = x.clone()
@@ -329,7 +329,7 @@ class TestGaussian:
 
 
 class TestMaking:
-    @pytest.mark.parametrize("name", SAMPLERS)
+    @pytest.mark.parametrize("name", SAMPLERS.names())
     def test_by_name(self, name):
         method = sampler(name)
         assert type(method) is SAMPLERS[name]
@@ -349,9 +349,9 @@ class TestMaking:
         assert Heun(churn=1.0).stochastic
 
     def test_errors(self, refuses):
-        with refuses("sampler is 'dpm'; accepted: ddim, ddpm, euler, heun"):
+        with refuses("sampler is 'dpm'; accepted: ddim, ddpm, euler, euler_ve"):
             sampler("dpm")
-        with refuses("eta is given, but the sampler 'ddpm' takes no settings"):
+        with refuses("eta is given, but the sampler 'ddpm' takes variance"):
             sampler("ddpm", eta=1.0)
         with refuses("churn is given, but the sampler 'ddim' takes eta"):
             sampler("ddim", churn=1.0)

@@ -286,7 +286,7 @@ class TestErrors:
         with refuses("beta_min, beta_max are"):
             VP(*ends)
 
-    @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [0.5, 1.0], [math.nan]])
+    @pytest.mark.parametrize("betas", [[], [0.0, 0.1], [1.0, 0.5], [0.5, 1.1], [math.nan]])
     def test_betas(self, refuses, betas):
         with refuses("betas"):
             DiscreteVP(betas)

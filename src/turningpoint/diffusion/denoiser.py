@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TurningpointError, one_of
+from .grid import Grid
 from .schedule import Schedule
 
 PREDICTIONS = ("epsilon", "v", "x0", "flow")
@@ -53,14 +54,32 @@ class Denoiser(nn.Module, ABC):
         The shape of one item as the sampler sees it: ``(C, H, W)``, or ``(d,)`` for vectors.
     n_classes : int or None
         How many labels the model knows; None if it takes none.
+    takes_prompts : bool
+        Whether it is told a text.
+    learned_variance : bool
+        Whether it has learned the variance of a reverse step too, see `with_variance`.
+    usual_variance : str
+        The variance of ancestral sampling that its authors use if it has learned none: ``small`` or ``large``.
+    clip_denoised : bool
+        Whether its estimates of the data are clipped to [-1, 1].
     name : str
         What `turningpoint.load` would load it by; it is written into a run's manifest.
+    about : dict
+        What else ``turningpoint inspect`` tells of it: its format, its network, its licence if stated.
     """
 
     schedule: Schedule
     shape: tuple[int, ...]
     n_classes: int | None = None
+    takes_prompts: bool = False
+    learned_variance: bool = False
+    usual_variance: str = "small"
+    clip_denoised: bool = False
     name: str = "custom"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.about: dict[str, Any] = {}
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -75,6 +94,37 @@ class Denoiser(nn.Module, ABC):
         label : Tensor (B,), optional
             Class indices; -1, or None for all, is unconditional.
         """
+
+    def with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        """The estimate of x_0, and what the network says of the variance of a reverse step.
+
+        Returns
+        -------
+        x_0 : Tensor (B, *shape)
+        v : Tensor (B, *shape)
+            From -1, the posterior's variance, to 1, that of the forward step; between them their
+            logarithms are interpolated (Nichol & Dhariwal 2021, eq. 15).
+
+        Raises
+        ------
+        TurningpointError
+            If the model has learned no variance.
+        """
+        raise TurningpointError(
+            f"variance is 'learned', but the model {self.name!r} has learned none; accepted: small, large."
+        )
+
+    def usual_grid(self, sampler: str, steps: int | None) -> Grid | None:
+        """The grid on which its authors run a sampler, or None.
+
+        Parameters
+        ----------
+        sampler : str
+            Its name.
+        steps : int, optional
+            How many; None is their own number.
+        """
+        return None
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] to what the sampler works on; the identity unless latent."""
@@ -102,10 +152,15 @@ class Denoiser(nn.Module, ABC):
         labels = [UNCONDITIONAL if c.get("label") is None else int(c["label"]) for c in conditions]
         return {"label": torch.tensor(labels, dtype=torch.long, device=device)}
 
+    def without(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        """The condition that classifier-free guidance moves away from: no label."""
+        return {key: value for key, value in condition.items() if key != "label"}
+
     def check_condition(self, condition: Mapping[str, Any]) -> None:
         """Raise one sentence if the model cannot take ``condition``."""
         label = condition.get("label")
-        unknown = sorted(set(condition) - {"label"})
+        told = {"label", "prompt", "negative_prompt"} if self.takes_prompts else {"label"}
+        unknown = sorted(set(condition) - told)
         if unknown:
             raise TurningpointError(f"{unknown[0]} is given, but the model {self.name!r} takes none.")
         if label is not None and self.n_classes is None:
@@ -114,6 +169,10 @@ class Denoiser(nn.Module, ABC):
             raise TurningpointError(f"label is {label!r}; accepted: 0 to {cast(int, self.n_classes) - 1}.")
         if label is not None and not UNCONDITIONAL <= label < cast(int, self.n_classes):
             raise TurningpointError(f"label is {label}; accepted: 0 to {cast(int, self.n_classes) - 1}.")
+
+    def clipped(self, x_0: Tensor) -> Tensor:
+        """``x_0``, clipped to [-1, 1] if the model says so."""
+        return x_0.clamp(-1, 1) if self.clip_denoised else x_0
 
     def classifier(self) -> Callable[[Tensor], Tensor] | None:
         """The model's own reference classifier, images (B, C, H, W) to logits (B, K), if it has one."""
@@ -131,6 +190,7 @@ class Denoiser(nn.Module, ABC):
             if isinstance(value, int | float | str)
             and not key.startswith("_")
             and key not in ("training", "name")
+            and not (value is False and key in ("clip_denoised", "learned_variance"))
         }
         base = {"class": type(self).__name__, "shape": list(self.shape), "schedule": self.schedule.config()}
         return base | plain
@@ -154,6 +214,11 @@ class NetworkDenoiser(Denoiser):
         How many labels the network knows.
     name : str
         For the manifest.
+
+    learned_variance : bool
+        Whether the network returns twice the channels, the second half being `Denoiser.with_variance`'s v.
+    clip_denoised : bool
+        Whether to clip the estimate of the data to [-1, 1].
 
     Raises
     ------
@@ -179,27 +244,55 @@ class NetworkDenoiser(Denoiser):
         predicts: str = "epsilon",
         n_classes: int | None = None,
         name: str = "custom",
+        *,
+        learned_variance: bool = False,
+        clip_denoised: bool = False,
     ) -> None:
         super().__init__()
         if predicts not in PREDICTIONS:
             raise one_of("predicts", predicts, PREDICTIONS)
         self.network, self.schedule, self.shape = network, schedule, tuple(shape)
         self.predicts, self.n_classes, self.name = predicts, n_classes, name
+        self.clip_denoised = clip_denoised
+        self.learned_variance = learned_variance
 
     def native(self, t: Tensor) -> Tensor:
         """The time as the network wants it, (B,); the schedule's native clock unless overridden."""
         return self.schedule.native(t)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that the network computes in."""
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """The network's own output, (B, *shape)."""
+        """The network's own output, (B, *shape) or (B, 2C, ...) with a learned variance, in the type of x_t."""
+        has_own = any(True for _ in self.network.parameters())
+        x, native = x_t.to(self.dtype) if has_own else x_t, self.native(t)
         if self.n_classes is None:
-            return cast(Tensor, self.network(x_t, self.native(t)))
+            return cast(Tensor, self.network(x, native)).to(x_t.dtype)
         null = torch.full((len(x_t),), self.n_classes, device=x_t.device, dtype=torch.long)
         known = null if label is None else torch.where(label < 0, null, label)
-        return cast(Tensor, self.network(x_t, self.native(t), known))
+        return cast(Tensor, self.network(x, native, known)).to(x_t.dtype)
+
+    def estimate(self, x_t: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """E[x_0 | x_t, condition] before any clipping, (B, *shape)."""
+        output = self.raw(x_t, t, **condition)
+        if self.learned_variance:
+            output = output.chunk(2, 1)[0]
+        return self._data(x_t, t, output)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        output = self.raw(x_t, t, label)
+        return self.clipped(self.estimate(x_t, t, label=label))
+
+    def with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        if not self.learned_variance:
+            return super().with_variance(x_t, t, **condition)
+        output, v = self.raw(x_t, t, **condition).chunk(2, 1)
+        return self.clipped(self._data(x_t, t, output)), v
+
+    def _data(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """What the prediction says of x_0."""
         if self.predicts == "x0":
             return output
         alpha_t, sigma_t = expand(self.schedule.alpha(t), x_t), expand(self.schedule.sigma(t), x_t)

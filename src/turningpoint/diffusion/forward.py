@@ -3,7 +3,13 @@ r"""The forward process between two times: how a state at s is noised on to a la
 .. math:: x_t = \alpha_{t|s} x_s + \sigma_{t|s} z, \qquad \alpha_{t|s} = \alpha_t / \alpha_s, \qquad
           \sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2 \sigma_s^2
 
-(Kingma et al. 2021, eq. 2-3).  It leaves every marginal what it is.
+(Kingma et al. 2021, eq. 2-3).  It leaves every marginal what it is.  The way back, for a known :math:`x_0`, is
+
+.. math:: q(x_s \mid x_t, x_0) = N(a x_0 + b x_t, \; v), \qquad a = \alpha_s (1 - r), \quad
+          b = \alpha_{t|s} \sigma_s^2 / \sigma_t^2, \quad v = \sigma_s^2 (1 - r), \quad
+          r = \mathrm{SNR}_t / \mathrm{SNR}_s
+
+(Ho et al. 2020, eq. 6-7).
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .clock import Times, as_times
 from .schedule import Schedule
 
 
@@ -29,6 +36,30 @@ def transition(schedule: Schedule, s: float, t: float) -> tuple[float, float]:
     alpha_ts = float(schedule.alpha(t)) / float(schedule.alpha(s))
     variance = float(schedule.sigma(t)) ** 2 - (alpha_ts * float(schedule.sigma(s))) ** 2
     return alpha_ts, math.sqrt(max(variance, 0.0))
+
+
+def posterior(schedule: Schedule, t: Times, s: Times) -> tuple[Tensor, Tensor, Tensor]:
+    """The coefficients of x_0 and x_t in the mean of q(x_s | x_t, x_0), and its variance, for s < t.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        The clock.
+    t, s : Times
+        Of one shape.
+
+    Examples
+    --------
+    >>> from turningpoint.diffusion.schedule import EDM
+    >>> clock = EDM()
+    >>> [round(float(v), 9) for v in posterior(clock, clock.t(sigma=2.0), clock.t(sigma=1.0))]
+    [0.75, 0.25, 0.75]
+    """
+    t, s = as_times(t), as_times(s)
+    one_minus_r = -torch.expm1(schedule.logsnr(t) - schedule.logsnr(s))
+    sigma_s = schedule.sigma(s)
+    of_x_t = schedule.alpha(t) / schedule.alpha(s) * (sigma_s / schedule.sigma(t)).square()
+    return schedule.alpha(s) * one_minus_r, of_x_t, sigma_s.square() * one_minus_r
 
 
 def forward_path(

@@ -1,6 +1,6 @@
 r"""The grid of times that a sampler visits, as a value.
 
-A grid is a decreasing list :math:`1 = t_0 > t_1 > \dots > t_n = 0`; it has n steps.
+A grid is a decreasing list :math:`t_0 > t_1 > \dots > t_n = 0`; it has n steps.
 
 =============  ======================================================================
 kind           times
@@ -10,6 +10,9 @@ kind           times
 ``logsnr``     equal steps in log-SNR from t = 1 to ``t_min``, then 0
 ``rho``        equal steps in (sigma / alpha)^(1/rho) from t = 1 to ``t_min``, then 0
                (Karras et al. 2022, eq. 5)
+``respaced``,  steps of the network's own, chosen as other programs do (`spacing`); some of these
+``leading``,   grids begin below t = 1
+``linspace``
 explicit       a list of times
 =============  ======================================================================
 
@@ -20,7 +23,8 @@ that time put exactly on it: ``--steps`` always counts the steps of the full gri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -29,7 +33,8 @@ import numpy as np
 import torch
 
 from ..errors import TurningpointError, one_of
-from .schedule import Schedule
+from .schedule import DiscreteVP, Schedule
+from .spacing import leading_steps, linspace_steps, respaced_steps
 
 LOWEST_LOGSNR = -2 * math.log(160.0)
 """``logsnr`` and ``rho`` spread their steps from here, sigma / alpha = 160, twice EDM's sigma_max.
@@ -38,7 +43,9 @@ A schedule with (almost) no signal at t = 1, as cosine and flow have, takes its 
 to the next time; else most steps would be spent where nothing happens.
 """
 
-KINDS = ("uniform", "logsnr", "rho", "explicit")
+DISCRETE = ("respaced", "leading", "linspace")
+KINDS = ("uniform", "logsnr", "rho", "explicit", *DISCRETE)
+ENDS = ("data", "first step")
 SAME_TIME = 1e-9
 """Two times closer than this are one."""
 
@@ -52,11 +59,18 @@ class Grid:
     steps : int
         The number of steps from t = 1 to t = 0, at least 1.
     kind : str
-        ``uniform``, ``logsnr``, ``rho``, or ``explicit``.
-    rho : float
-        The exponent of ``rho``.
+        ``uniform``, ``logsnr``, ``rho``, ``respaced``, ``leading``, ``linspace`` or ``explicit``.
+    rho : float, optional
+        The exponent of ``rho``; by default the clock's own, or 7.
     explicit_times : tuple of float
         The times of an ``explicit`` grid, see `Grid.explicit`.
+    sections : str
+        What a ``respaced`` grid keeps, see `Grid.respaced`; by default ``steps`` steps.
+    offset : int
+        Added to the steps of ``leading``.
+    end : str
+        ``data``, t = 0; or ``first step``, the first of a network's own steps, whose state is then taken for
+        the end (`diffusers`' ``set_alpha_to_one=False``).
 
     Raises
     ------
@@ -74,12 +88,17 @@ class Grid:
 
     steps: int
     kind: str = "uniform"
-    rho: float = 7.0
+    rho: float | None = None
     explicit_times: tuple[float, ...] = field(default=(), repr=False)
+    sections: str = ""
+    offset: int = 0
+    end: str = "data"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise one_of("grid", self.kind, KINDS)
+        if self.end not in ENDS:
+            raise one_of("end", self.end, ENDS)
         whole = isinstance(self.steps, Real) and not isinstance(self.steps, bool)
         if not whole or not 1 <= self.steps < math.inf or int(self.steps) != self.steps:
             raise TurningpointError(f"steps is {self.steps}; accepted: a whole number of at least 1.")
@@ -97,8 +116,49 @@ class Grid:
             raise TurningpointError(f"grid is {list(times)}; accepted: times between 0 and 1, not all 0.")
         return cls(len(ordered), "explicit", explicit_times=tuple(ordered))
 
+    @classmethod
+    def respaced(cls, sections: str | int) -> Grid:
+        """The steps of guided-diffusion's ``timestep_respacing``: "250", "10,15,20" or "ddim25".
+
+        >>> Grid.respaced("10,15,20").steps
+        45
+        """
+        text = str(sections).replace(" ", "")
+        counts = re.findall(r"\d+", text)
+        return cls(sum(int(count) for count in counts), "respaced", sections=text)
+
     def times(self, schedule: Schedule) -> np.ndarray:
-        """The full grid, (steps + 1,) float64, decreasing from 1 to 0 (an explicit one as given)."""
+        """The full grid, (steps + 1,) float64, decreasing from 1 to 0 (an explicit one as given).
+
+        Raises
+        ------
+        TurningpointError
+            If the kind is one of steps, and the clock is not that of a network with steps.
+        """
+        times = self._from_one(schedule)
+        if self.end == "data":
+            return times
+        return np.append(times[times > schedule.t_min + SAME_TIME], schedule.t_min)
+
+    def _steps(self, schedule: Schedule) -> list[int]:
+        if not isinstance(schedule, DiscreteVP):
+            others = [kind for kind in KINDS if kind not in DISCRETE]
+            raise TurningpointError(
+                f"grid is {self.kind!r}, which is for models with discrete steps; accepted here: {', '.join(others)}."
+            )
+        if self.kind == "respaced":
+            return respaced_steps(schedule.steps, self.sections or self.steps)
+        if self.steps > schedule.steps:
+            raise TurningpointError(
+                f"steps is {self.steps}; accepted by this model: at most {schedule.steps}."
+            )
+        if self.kind == "leading":
+            return leading_steps(schedule.steps, self.steps, self.offset)
+        return linspace_steps(schedule.steps, self.steps)
+
+    def _from_one(self, schedule: Schedule) -> np.ndarray:
+        if self.kind in DISCRETE:
+            return np.append(schedule.t(native=self._steps(schedule)[::-1]).numpy(), 0.0)
         if self.kind == "explicit":
             snapped = schedule.snap(np.array(self.explicit_times)).numpy()
             return np.array([*sorted({float(t) for t in snapped} - {0.0}, reverse=True), 0.0])
@@ -114,29 +174,43 @@ class Grid:
             low, high = float(schedule.logsnr(first)), float(schedule.logsnr(last))
             low = max(low, LOWEST_LOGSNR)
             if self.kind == "rho":
-                ends = np.exp(-low / 2 / self.rho), np.exp(-high / 2 / self.rho)
-                logsnr = -2 * self.rho * np.log(ends[0] + u * (ends[1] - ends[0]))
+                rho = float(getattr(schedule, "rho", 7.0) if self.rho is None else self.rho)
+                ends = np.exp(-low / 2 / rho), np.exp(-high / 2 / rho)
+                logsnr = -2 * rho * np.log(ends[0] + u * (ends[1] - ends[0]))
             else:
                 logsnr = low + u * (high - low)
             t = np.append(schedule.t(logsnr=logsnr).numpy(), 0.0)
             t[0], t[-2] = first, last
-        t[1:-1] = schedule.snap(torch.from_numpy(t[1:-1])).numpy()
+        t[:-1] = schedule.snap(torch.from_numpy(t[:-1])).numpy()
         kept: np.ndarray = t[np.append(True, np.diff(t) < -SAME_TIME)]
         return kept
 
     def below(self, start: float, schedule: Schedule) -> np.ndarray:
         """The grid from ``start`` down: ``start`` itself, then every grid time below it, to 0."""
         grid = self.times(schedule)
-        return np.append(start, grid[grid < start - SAME_TIME])
+        lower = grid[grid < start - SAME_TIME]
+        return np.append(start, lower if len(lower) else [0.0])
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Grid:
+        """The grid of a `Grid.config`.
+
+        >>> Grid.from_config(Grid(8, "leading", offset=1).config())
+        Grid(steps=8, kind='leading', rho=None, sections='', offset=1, end='data')
+        """
+        settings = {key: value for key, value in config.items() if key != "times"}
+        return cls(**settings, explicit_times=tuple(config.get("times", ())))
 
     def config(self) -> dict[str, Any]:
         """The settings that rebuild this grid."""
         config: dict[str, Any] = {"kind": self.kind, "steps": self.steps}
-        if self.kind == "rho":
+        if self.rho is not None:
             config["rho"] = self.rho
         if self.kind == "explicit":
             config["times"] = list(self.explicit_times)
-        return config
+        extra = {"sections": self.sections, "offset": self.offset}
+        config |= {name: value for name, value in extra.items() if value}
+        return config if self.end == "data" else config | {"end": self.end}
 
 
 def as_grid(grid: str | Grid | Sequence[float] | None, steps: int, default: str) -> Grid:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TurningpointError
-from .denoiser import UNCONDITIONAL, Denoiser, expand
+from .denoiser import UNCONDITIONAL, Denoiser
+from .grid import Grid
 
 
 class Guided(Denoiser):
@@ -25,49 +26,83 @@ class Guided(Denoiser):
     Parameters
     ----------
     model : Denoiser
-        A model that takes labels, and their absence.
+        A model that takes labels or prompts, and their absence.
     scale : float
         The guidance scale w >= 0.
 
     Raises
     ------
     TurningpointError
-        If the model takes no labels, or the scale is not a finite number.
+        If the model takes neither, or the scale is not a finite number.
     """
 
     def __init__(self, model: Denoiser, scale: float) -> None:
         super().__init__()
-        if model.n_classes is None:
+        if model.n_classes is None and not model.takes_prompts:
             raise TurningpointError(
-                f"guidance is {scale}, but the model {model.name!r} takes no labels to be guided by."
+                f"guidance is {scale}, but the model {model.name!r} takes no labels or prompts to be guided by."
             )
         if not 0 <= scale < float("inf"):
             raise TurningpointError(f"guidance is {scale}; accepted: a finite number of at least 0.")
         self.model, self.scale = model, float(scale)
         self.schedule, self.shape = model.schedule, model.shape
-        self.n_classes, self.name = model.n_classes, model.name
+        self.n_classes, self.takes_prompts, self.name = model.n_classes, model.takes_prompts, model.name
+        self.learned_variance, self.usual_variance = model.learned_variance, model.usual_variance
+        self.clip_denoised = model.clip_denoised
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        if label is None:
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, both: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """The guided estimate, (B, *shape).
+
+        Parameters
+        ----------
+        x_t, t, label
+            As a denoiser takes them.
+        both : mapping, optional
+            Instead of ``label``: what `conditions` makes, the model's arguments for the B items with their
+            conditions and after them for the same items without.
+        """
+        if both is None and label is None:
             return self.model(x_t, t)  # type: ignore[no-any-return]
-        both = self.model(
-            torch.cat([x_t, x_t]),
-            torch.cat([t, t]),
-            torch.cat([label, torch.full_like(label, UNCONDITIONAL)]),
-        )
-        conditional, unconditional = both.chunk(2)
-        scale = torch.where(label < 0, 0.0, self.scale)
-        guided: Tensor = unconditional + expand(scale, x_t) * (conditional - unconditional)
-        return guided
+        estimate = getattr(self.model, "estimate", self.model)
+        twice = self._pair(label) if both is None else both
+        with_, without = estimate(torch.cat([x_t, x_t]), torch.cat([t, t]), **twice).chunk(2)
+        return self.clipped(without + self.scale * (with_ - without))
+
+    def with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        """As the model's, its x_0 guided; the variance is that of the items with their conditions."""
+        label, both = condition.get("label"), condition.get("both")
+        if both is None and label is None:
+            return self.model.with_variance(x_t, t)
+        twice = self._pair(label) if both is None else both
+        clip, self.model.clip_denoised = self.model.clip_denoised, False
+        try:
+            x_0, v = self.model.with_variance(torch.cat([x_t, x_t]), torch.cat([t, t]), **twice)
+        finally:
+            self.model.clip_denoised = clip
+        with_, without = x_0.chunk(2)
+        return self.clipped(without + self.scale * (with_ - without)), v.chunk(2)[0]
+
+    def _pair(self, label: Tensor | None) -> dict[str, Any]:
+        assert label is not None
+        return {"label": torch.cat([label, torch.full_like(label, UNCONDITIONAL)])}
+
+    def conditions(self, conditions: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
+        pairs = [*conditions, *(self.model.without(condition) for condition in conditions)]
+        return {"both": self.model.conditions(pairs, device)}
+
+    def without(self, condition: Mapping[str, Any]) -> dict[str, Any]:
+        return self.model.without(condition)
+
+    def usual_grid(self, sampler: str, steps: int | None) -> Grid | None:
+        return self.model.usual_grid(sampler, steps)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.model.encode(images)
 
     def decode(self, x_0: Tensor) -> Tensor:
         return self.model.decode(x_0)
-
-    def conditions(self, conditions: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
-        return self.model.conditions(conditions, device)
 
     def check_condition(self, condition: Mapping[str, Any]) -> None:
         self.model.check_condition(condition)

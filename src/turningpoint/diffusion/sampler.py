@@ -9,6 +9,9 @@ A step goes from :math:`x_t` to :math:`x_s`, s < t, and asks the denoiser for
 .. math:: x_s = \alpha_{t|s} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s (1 - r) \hat x_0
           + \sigma_s \sqrt{1 - r} \; z .
 
+That variance is ``small``; ``large`` is the forward step's :math:`\sigma_{t|s}^2` (Ho et al. 2020, section 3.2), and
+``learned`` interpolates their logarithms by what a network has learned (Nichol & Dhariwal 2021, eq. 15).
+
 **ddim** (Song et al. 2021, eq. 12 and 16), with :math:`\hat\varepsilon = (x_t - \alpha_t \hat x_0) / \sigma_t`
 and :math:`\eta_s = \eta \sigma_s \sqrt{1 - r}`:
 
@@ -36,7 +39,9 @@ import torch
 from torch import Tensor
 
 from ..errors import TurningpointError, one_of
-from .denoiser import expand
+from ..registry import Registry
+from .denoiser import Denoiser, expand
+from .forward import posterior
 from .schedule import Schedule
 
 
@@ -56,6 +61,8 @@ class Step:
         What an item keeps from phase to phase; written in place.
     clock : Schedule
         The model's schedule.
+    v : Tensor (B, *shape) or None
+        What the network says of the variance, see `Denoiser.with_variance`, if the sampler wants it.
     """
 
     x: Tensor
@@ -64,6 +71,10 @@ class Step:
     z: Tensor | None
     memory: Tensor
     clock: Schedule
+    v: Tensor | None = None
+
+
+SAMPLERS: Registry[type[Sampler]] = Registry("sampler", "turningpoint.diffusion", "turningpoint.samplers")
 
 
 class Sampler(ABC):
@@ -81,6 +92,8 @@ class Sampler(ABC):
         Tensors of an item's shape that an item keeps from one phase to the next.
     grid : str
         The kind of grid it is usually run on.
+    wants_variance : bool
+        Whether the denoiser is asked for its learned variance too.
     """
 
     name: str
@@ -88,6 +101,11 @@ class Sampler(ABC):
     phases: int = 1
     memory: int = 0
     grid: str = "uniform"
+    wants_variance: bool = False
+
+    def suited(self, model: Denoiser) -> Sampler:
+        """The sampler with what it leaves to the model settled."""
+        return self
 
     @property
     def stochastic(self) -> bool:
@@ -112,7 +130,7 @@ class Sampler(ABC):
 
     def step(
         self,
-        denoise: Callable[[Tensor, Tensor], Tensor],
+        denoise: Callable[[Tensor, Tensor], Any],
         x: Tensor,
         t: Tensor,
         s: Tensor,
@@ -124,7 +142,8 @@ class Sampler(ABC):
         Parameters
         ----------
         denoise : callable
-            ``denoise(x_t, t) -> x_0``, shapes (B, *shape), (B,), (B, *shape).
+            ``denoise(x_t, t) -> x_0``, shapes (B, *shape), (B,), (B, *shape); for a sampler that wants the
+            variance ``(x_0, v)``.
         z : Tensor (B, *shape), optional
             Standard normal noise; required by a stochastic sampler.
 
@@ -144,6 +163,8 @@ class Sampler(ABC):
             noise = None if z is None else z[going]
             here = Step(result[going], t[going], s[going], noise, memory[going], clock)
             x_0 = denoise(*self.query(phase, here))
+            if self.wants_variance:
+                x_0, here.v = x_0
             result[going], finished = self.update(phase, here, x_0)
             memory[going] = here.memory
             going = going[~finished]
@@ -156,30 +177,82 @@ class Sampler(ABC):
         return {"name": self.name}
 
 
-def _snr_ratio(t: Tensor, s: Tensor, clock: Schedule) -> tuple[Tensor, Tensor]:
-    """``1 - r`` and ``alpha_{t|s} sigma_s^2 / sigma_t^2``, with r = SNR_t / SNR_s; both (B,)."""
-    one_minus_r = -torch.expm1(clock.logsnr(t) - clock.logsnr(s))
-    keep = clock.alpha(t) / clock.alpha(s) * (clock.sigma(s) / clock.sigma(t)).square()
-    return one_minus_r, keep
+VARIANCES = ("small", "large", "learned")
 
 
+@SAMPLERS.add("ddpm")
 class DDPM(Sampler):
-    """Ancestral sampling from q(x_s | x_t, x_0) with x_0 replaced by its estimate."""
+    """Ancestral sampling from q(x_s | x_t, x_0) with x_0 replaced by its estimate.
+
+    Parameters
+    ----------
+    variance : str, optional
+        ``small``, ``large`` or ``learned``; by default what the model's authors use, else small.
+
+    Raises
+    ------
+    TurningpointError
+        If it is none of these.
+    """
 
     name = "ddpm"
+    settings = ("variance",)
+
+    def __init__(self, variance: str | None = None) -> None:
+        if variance is not None and variance not in VARIANCES:
+            raise one_of("variance", variance, VARIANCES)
+        self.variance = variance
+
+    @property
+    def wants_variance(self) -> bool:  # type: ignore[override]
+        return self.variance == "learned"
+
+    def suited(self, model: Denoiser) -> DDPM:
+        usual = "learned" if model.learned_variance else model.usual_variance
+        return self if self.variance else DDPM(usual)
 
     @property
     def stochastic(self) -> bool:
         return True
 
+    def log_variance(self, at: Step) -> Tensor:
+        """The logarithm of the step's variance, (B, 1, ...), or (B, *shape) if it was learned; s > 0."""
+        _, _, small = posterior(at.clock, at.t, at.s)
+        lost = (at.clock.alpha(at.t) / at.clock.alpha(at.s) * at.clock.sigma(at.s)).square()
+        large = at.clock.sigma(at.t).square() - lost
+        if self.variance == "large":
+            return expand(large.log(), at.x)
+        if self.variance != "learned":
+            return expand(small.log(), at.x)
+        return interpolated_log_variance(
+            expand(small.log(), at.x), expand(large.log(), at.x), cast(Tensor, at.v)
+        )
+
     def update(self, phase: int, at: Step, x_0: Tensor) -> tuple[Tensor, Tensor]:
-        x, t, s, clock = at.x, at.t, at.s, at.clock
-        one_minus_r, keep = _snr_ratio(t, s, clock)
-        spread = clock.sigma(s) * one_minus_r.sqrt()
-        mean = expand(keep, x) * x + expand(clock.alpha(s) * one_minus_r, x) * x_0
-        return mean + expand(spread, x) * cast(Tensor, at.z), torch.ones_like(t, dtype=torch.bool)
+        x = at.x
+        of_x_0, of_x_t, variance = posterior(at.clock, at.t, at.s)
+        mean = expand(of_x_t, x) * x + expand(of_x_0, x) * x_0
+        if self.variance in ("large", "learned"):
+            spread = (self.log_variance(at) / 2).exp()
+            spread = torch.where(expand(at.s, x) > 0, spread, 0.0).to(x.dtype)  # none in the step to the data
+        else:
+            spread = expand(variance.sqrt(), x)
+        return mean + spread * cast(Tensor, at.z), torch.ones_like(at.t, dtype=torch.bool)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name} | ({} if self.variance in (None, "small") else {"variance": self.variance})
 
 
+def interpolated_log_variance(small: Tensor, large: Tensor, v: Tensor) -> Tensor:
+    """Between two log-variances by a network's v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15).
+
+    >>> interpolated_log_variance(torch.tensor(-2.0), torch.tensor(0.0), torch.tensor([-1.0, 0.0, 1.0]))
+    tensor([-2., -1.,  0.])
+    """
+    return small + (v + 1) / 2 * (large - small)
+
+
+@SAMPLERS.add("ddim")
 class DDIM(Sampler):
     """Deterministic for eta = 0; eta = 1 is ancestral sampling.
 
@@ -205,7 +278,7 @@ class DDIM(Sampler):
         x, t, s, clock = at.x, at.t, at.s, at.clock
         eps = (x - expand(clock.alpha(t), x) * x_0) / expand(clock.sigma(t), x)
         sigma_s = clock.sigma(s)
-        fresh = self.eta * sigma_s * _snr_ratio(t, s, clock)[0].sqrt()
+        fresh = self.eta * posterior(clock, t, s)[2].sqrt()
         x_s = expand(clock.alpha(s), x) * x_0
         x_s = x_s + expand((sigma_s.square() - fresh.square()).clamp_min(0).sqrt(), x) * eps
         if self.stochastic:
@@ -216,6 +289,7 @@ class DDIM(Sampler):
         return {"name": self.name, "eta": self.eta}
 
 
+@SAMPLERS.add("euler")
 class Euler(Sampler):
     """Euler's method on the probability-flow ODE in sigma / alpha, with optional churn.
 
@@ -292,6 +366,7 @@ class Euler(Sampler):
         return config
 
 
+@SAMPLERS.add("heun")
 class Heun(Euler):
     """EDM's second-order sampler; two evaluations a step, one in the step to 0 (and from alpha = 0)."""
 
@@ -317,11 +392,11 @@ class Heun(Euler):
         return x + correction, torch.ones_like(t, dtype=torch.bool)
 
 
-SAMPLERS: dict[str, type[Sampler]] = {c.name: c for c in (DDPM, DDIM, Euler, Heun)}
+def sampler(name: str | Sampler, steps: int = 1, **settings: Any) -> Sampler:
+    """A sampler by its name, with its settings.
 
-
-def sampler(name: str | Sampler, steps: int = 1, **settings: float) -> Sampler:
-    """A sampler by its name, with its settings (``eta`` for ddim; ``churn``, ... for euler and heun).
+    ``variance`` for ddpm; ``eta`` for ddim; ``churn``, ``churn_min``, ``churn_max``, ``churn_noise`` for euler and
+    heun.
 
     Raises
     ------
@@ -330,8 +405,6 @@ def sampler(name: str | Sampler, steps: int = 1, **settings: float) -> Sampler:
     """
     if isinstance(name, Sampler):
         return name
-    if name not in SAMPLERS:
-        raise one_of("sampler", name, sorted(SAMPLERS))
     kind = SAMPLERS[name]
     unknown = sorted(set(settings) - set(kind.settings))
     if unknown:
@@ -341,7 +414,9 @@ def sampler(name: str | Sampler, steps: int = 1, **settings: float) -> Sampler:
         settings.setdefault("churn_steps", steps)
     try:
         return kind(**settings)
-    except TypeError:
+    except (TypeError, ValueError) as error:
+        if isinstance(error, TurningpointError):
+            raise
         raise TurningpointError(
             f"settings of the sampler {name!r} are {settings}; accepted: numbers."
         ) from None

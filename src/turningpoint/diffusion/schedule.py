@@ -30,25 +30,17 @@ Between two integer steps of a discrete schedule, beta is constant: log alpha^2 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import TurningpointError, one_of
+from .clock import Schedule, Times, VariancePreserving, as_times
+from .tabulated import Tabulated
 
-Times = float | Sequence[float] | np.ndarray | Tensor
-"""What a clock accepts: a number, or numbers of any shape; one time per item is ``(B,)``."""
-
-
-def _tensor(value: Times) -> Tensor:
-    """A floating tensor: numbers and integers become float64, floating tensors stay as they are."""
-    tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+__all__ = ["DiscreteVP", "EDM", "RectifiedFlow", "Schedule", "VP", "schedule_from", "schedule_named"]
 
 
 def schedule_from(config: Mapping[str, Any]) -> Schedule:
@@ -65,7 +57,9 @@ def schedule_from(config: Mapping[str, Any]) -> Schedule:
             if "betas" in settings
             else DiscreteVP.named(family, **settings)
         )
-    kinds: dict[str, Callable[..., Schedule]] = {"vp": VP, "edm": EDM, "flow": RectifiedFlow}
+    kinds: dict[str, Callable[..., Schedule]] = {
+        "vp": VP, "edm": EDM, "flow": RectifiedFlow, "table": Tabulated,
+    }  # fmt: skip
     if config["kind"] not in kinds:
         raise one_of("schedule", config["kind"], [*kinds, "ddpm"])
     return kinds[config["kind"]](**settings)
@@ -100,123 +94,7 @@ def schedule_named(schedule: str | Schedule) -> Schedule:
     raise one_of("schedule", schedule, [*kinds, *DiscreteVP.FAMILIES])
 
 
-class Schedule(ABC):
-    """The noise schedule of one model; all methods act elementwise on tensors of any shape.
-
-    Attributes
-    ----------
-    t_min : float
-        The smallest positive time that a sampler's grid visits (the last step goes from there to 0).
-    native_unit : str
-        What ``native`` counts, for the labels of axes.
-    """
-
-    t_min: float = 1e-3
-    native_unit: str = "t"
-
-    @abstractmethod
-    def alpha(self, t: Times) -> Tensor:
-        """The signal's factor alpha_t, of the shape of ``t``."""
-
-    @abstractmethod
-    def sigma(self, t: Times) -> Tensor:
-        """The noise's standard deviation sigma_t, of the shape of ``t``."""
-
-    def logsnr(self, t: Times) -> Tensor:
-        """lambda_t = log(alpha_t^2 / sigma_t^2), of the shape of ``t``; +inf at the data."""
-        return 2 * (self.alpha(t).log() - self.sigma(t).log())
-
-    def native(self, t: Times) -> Tensor:
-        """The model's own time at ``t`` (see `native_unit`), of the shape of ``t``."""
-        return _tensor(t)
-
-    def t(
-        self,
-        *,
-        logsnr: Times | None = None,
-        sigma: Times | None = None,
-        alpha: Times | None = None,
-        native: Times | None = None,
-    ) -> Tensor:
-        """The time at which one clock shows the given value; exactly one clock is given.
-
-        Raises
-        ------
-        TurningpointError
-            If none or several clocks are given.
-
-        Examples
-        --------
-        >>> clock = VP()
-        >>> round(float(clock.t(logsnr=clock.logsnr(0.3))), 6)
-        0.3
-        """
-        clocks = {"logsnr": logsnr, "sigma": sigma, "alpha": alpha, "native": native}
-        given = {name: value for name, value in clocks.items() if value is not None}
-        if len(given) != 1:
-            raise TurningpointError(
-                f"t() takes exactly one of logsnr, sigma, alpha, native; {len(given)} were given."
-            )
-        ((name, value),) = given.items()
-        inverse: Tensor = getattr(self, f"_t_from_{name}")(_tensor(value))
-        return inverse
-
-    @abstractmethod
-    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _t_from_sigma(self, sigma: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _t_from_alpha(self, alpha: Tensor) -> Tensor: ...
-
-    def _t_from_native(self, native: Tensor) -> Tensor:
-        return native
-
-    def snap(self, t: Times) -> Tensor:
-        """The nearest time that the model's network knows: ``t`` itself unless steps are discrete."""
-        return _tensor(t)
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The settings that rebuild this schedule, with its class under ``"kind"``."""
-
-    def __repr__(self) -> str:
-        config = self.config()
-        settings = ", ".join(f"{k}={v}" for k, v in config.items() if k != "kind")
-        return f"{config['kind']}({settings})"
-
-
-class _VariancePreserving(Schedule):
-    """alpha^2 + sigma^2 = 1, given through L(t) = log alpha_t^2 and its inverse."""
-
-    @abstractmethod
-    def _log_alpha_sq(self, t: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def _t_from_log_alpha_sq(self, log_alpha_sq: Tensor) -> Tensor: ...
-
-    def alpha(self, t: Times) -> Tensor:
-        return (self._log_alpha_sq(_tensor(t)) / 2).exp()
-
-    def sigma(self, t: Times) -> Tensor:
-        return (-torch.expm1(self._log_alpha_sq(_tensor(t)))).clamp_min(0).sqrt()
-
-    def logsnr(self, t: Times) -> Tensor:
-        log_alpha_sq = self._log_alpha_sq(_tensor(t))
-        return log_alpha_sq - (-torch.expm1(log_alpha_sq)).clamp_min(0).log()
-
-    def _t_from_logsnr(self, logsnr: Tensor) -> Tensor:
-        return self._t_from_log_alpha_sq(F.logsigmoid(logsnr))
-
-    def _t_from_sigma(self, sigma: Tensor) -> Tensor:
-        return self._t_from_log_alpha_sq(torch.log1p(-sigma.square()))
-
-    def _t_from_alpha(self, alpha: Tensor) -> Tensor:
-        return self._t_from_log_alpha_sq(2 * alpha.log())
-
-
-class VP(_VariancePreserving):
+class VP(VariancePreserving):
     """Continuous variance-preserving schedule with beta linear in t (Song et al. 2021, eq. 32-33).
 
     Parameters
@@ -250,7 +128,7 @@ class VP(_VariancePreserving):
         return {"kind": "vp", "beta_min": self.beta_min, "beta_max": self.beta_max}
 
 
-class DiscreteVP(_VariancePreserving):
+class DiscreteVP(VariancePreserving):
     """A DDPM's table of T betas; native step ``n`` in 0..T-1 is the time ``t = (n + 1) / T``.
 
     Data (t = 0) is the native step -1.  Build one from a named family with `DiscreteVP.named`.
@@ -258,7 +136,8 @@ class DiscreteVP(_VariancePreserving):
     Parameters
     ----------
     betas : sequence of T floats in (0, 1)
-        The variance added at each step.
+        The variance added at each step; the last may be 1, so that nothing of the signal is left (zero
+        terminal signal-to-noise ratio; Lin et al. 2024).
     name : str, optional
         The family's name, for the manifest.
 
@@ -273,8 +152,9 @@ class DiscreteVP(_VariancePreserving):
     FAMILIES = ("linear", "scaled_linear", "cosine")
 
     def __init__(self, betas: Times, name: str = "table") -> None:
-        table = _tensor(betas).to(torch.float64).flatten()
-        if len(table) < 1 or not bool(((table > 0) & (table < 1)).all()):
+        table = as_times(betas).to(torch.float64).flatten()
+        inside = (table > 0) & (table < 1)
+        if len(table) < 1 or not bool(inside[:-1].all()) or not 0 < float(table[-1]) <= 1:
             raise TurningpointError("betas must be one or more numbers between 0 and 1.")
         self.betas, self.name, self.steps = table, name, len(table)
         self.t_min = 1 / self.steps
@@ -314,22 +194,43 @@ class DiscreteVP(_VariancePreserving):
         roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64)
         return cls(roots.square(), family)
 
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Times, name: str = "table") -> DiscreteVP:
+        """The schedule of a table of alpha_n^2, falling, whose last entry may be 0.
+
+        >>> DiscreteVP.from_alphas_cumprod([0.5, 0.25, 0.0]).betas
+        tensor([0.5000, 0.5000, 1.0000], dtype=torch.float64)
+        """
+        table = as_times(alphas_cumprod).to(torch.float64).flatten()
+        return cls(1 - table / torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]]), name)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha_n^2 at the native steps n = 0..T-1, (T,) float64."""
+        return self._table[1:].exp()
+
     def _log_alpha_sq(self, t: Tensor) -> Tensor:
         table = self._table.to(t.device)
         position = t.to(torch.float64) * self.steps
+        whole = position.round()  # a float32 time a little past its step would be on the way to -inf
+        position = torch.where(
+            (position - whole).abs() <= position * torch.finfo(t.dtype).eps, whole, position
+        )
         k = position.floor().clamp(0, self.steps - 1).long()
-        value = table[k] + (position - k) * (table[k + 1] - table[k])
+        value = torch.lerp(table[k], table[k + 1], position - k)
+        # a last entry of -inf belongs to its own step alone: 0 * inf is no number
+        value = torch.where(position <= k, table[k], torch.where(position >= k + 1, table[k + 1], value))
         return value.to(t.dtype)
 
     def _t_from_log_alpha_sq(self, log_alpha_sq: Tensor) -> Tensor:
         table = self._table.to(log_alpha_sq.device)
         value = log_alpha_sq.to(torch.float64)
         k = (torch.searchsorted(-table, (-value).contiguous(), right=True) - 1).clamp(0, self.steps - 1)
-        t = (k + (value - table[k]) / (table[k + 1] - table[k])) / self.steps
-        return t.to(log_alpha_sq.dtype)
+        part = (value - table[k]) / (table[k + 1] - table[k])
+        return ((k + part.nan_to_num(nan=1.0)) / self.steps).to(log_alpha_sq.dtype)
 
     def native(self, t: Times) -> Tensor:
-        time = _tensor(t)
+        time = as_times(t)
         step = time.to(torch.float64) * self.steps - 1
         whole = step.round()  # a float32 time misses its step by up to 2^-24 T: give it the step
         rounding = self.steps * torch.finfo(time.dtype).eps
@@ -339,7 +240,7 @@ class DiscreteVP(_VariancePreserving):
         return (native + 1) / self.steps
 
     def snap(self, t: Times) -> Tensor:
-        return (_tensor(t) * self.steps).round().clamp(0, self.steps) / self.steps
+        return (as_times(t) * self.steps).round().clamp(0, self.steps) / self.steps
 
     def config(self) -> dict[str, Any]:
         if self.name not in self.FAMILIES:
@@ -363,6 +264,8 @@ class EDM(Schedule):
         The range of a sampler's grid.
     rho : float
         The exponent of the grid.
+    levels : sequence of float, optional
+        The only noise levels that the network knows, if it knows but some (iDDPM's table).
 
     Examples
     --------
@@ -372,7 +275,13 @@ class EDM(Schedule):
 
     native_unit = "sigma"
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
+    def __init__(
+        self,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        levels: Times | None = None,
+    ) -> None:
         if not (0 < sigma_min < sigma_max and rho > 0):
             raise TurningpointError(
                 f"sigma_min, sigma_max, rho are {sigma_min}, {sigma_max}, {rho}; "
@@ -380,12 +289,23 @@ class EDM(Schedule):
             )
         self.sigma_min, self.sigma_max, self.rho = float(sigma_min), float(sigma_max), float(rho)
         self.t_min = (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+        self.levels = None if levels is None else as_times(levels).to(torch.float64).flatten().sort().values
+
+    def snap(self, t: Times) -> Tensor:
+        time = as_times(t)
+        if self.levels is None:
+            return time
+        levels = self.levels.to(time.device)
+        sigma = self.sigma(time).to(torch.float64)
+        k = torch.searchsorted(levels, sigma.contiguous()).clamp(1, len(levels) - 1)
+        nearest = torch.where(sigma - levels[k - 1] <= levels[k] - sigma, levels[k - 1], levels[k])
+        return self._t_from_sigma(nearest).to(time.dtype)
 
     def alpha(self, t: Times) -> Tensor:
-        return torch.ones_like(_tensor(t))
+        return torch.ones_like(as_times(t))
 
     def sigma(self, t: Times) -> Tensor:
-        return self.sigma_max * _tensor(t) ** self.rho
+        return self.sigma_max * as_times(t) ** self.rho
 
     def native(self, t: Times) -> Tensor:
         return self.sigma(t)
@@ -403,8 +323,8 @@ class EDM(Schedule):
         return self._t_from_sigma(native)
 
     def config(self) -> dict[str, Any]:
-        ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        return {"kind": "edm", **ends, "rho": self.rho}
+        config = {"kind": "edm", "sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "rho": self.rho}
+        return config if self.levels is None else config | {"levels": self.levels.tolist()}
 
 
 class RectifiedFlow(Schedule):
@@ -422,13 +342,13 @@ class RectifiedFlow(Schedule):
         self.steps = int(steps)
 
     def alpha(self, t: Times) -> Tensor:
-        return 1 - _tensor(t)
+        return 1 - as_times(t)
 
     def sigma(self, t: Times) -> Tensor:
-        return _tensor(t)
+        return as_times(t)
 
     def native(self, t: Times) -> Tensor:
-        return _tensor(t) * self.steps
+        return as_times(t) * self.steps
 
     def _t_from_logsnr(self, logsnr: Tensor) -> Tensor:
         return torch.sigmoid(-logsnr / 2)

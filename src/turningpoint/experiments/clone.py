@@ -37,9 +37,17 @@ from ..simulation.progress import shown
 from ..simulation.store import Store, packing
 from ..simulation.walk import FromNoise, FromTrunk, Walk
 from .generate import FROM_NOISE
-from .layout import conditions_of, joined_axes, lay_out_conditions, lay_out_times, spelled_out, summarised
+from .layout import (
+    conditions_of,
+    joined_axes,
+    lay_out_conditions,
+    lay_out_latents,
+    lay_out_times,
+    spelled_out,
+    summarised,
+)
 from .planning import Setup, check_store, decoded, find_or_create, image_dims, noise_settings
-from .uturn import turn_times
+from .uturn import STEPS, turn_times
 
 CLONE = 2
 """The stream of noise of clones."""
@@ -57,11 +65,12 @@ def clone(
     native: Sequence[float] | None = None,
     copies: int = 1,
     sampler: str | Sampler = "ddpm",
-    steps: int = 50,
+    steps: int | None = None,
     grid: str | Grid | Sequence[float] | None = None,
     seed: int = 0,
     label: int | Sequence[int] | None = None,
-    prompt: str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     guidance: float | None = None,
     shared_noise: bool = False,
     renoise: int = 0,
@@ -89,7 +98,8 @@ def clone(
         the trunk visits. By default as in `uturn`.
     copies : int
         Clones of each trunk at each time, besides the trunk's own continuation.
-    sampler, steps, grid, seed, guidance, prompt, first_item, noise, out, store, batch, device, progress, command
+    sampler, steps, grid, seed, guidance, prompt, negative_prompt, first_item, noise, out, store, batch, device,
+    progress, command
         As in `uturn`.
     label : int or sequence of n ints, optional
         The classes to generate.
@@ -119,7 +129,7 @@ def clone(
     >>> dict(run.images.sizes)["replicate"], run.start.shape
     (3, (2, 1, 28, 28))
     """
-    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
+    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings, STEPS)
     renoise = whole("renoise", renoise, 0)
     _refuse_identical(setup.sampler, renoise, shared_noise)
     visited = setup.grid.times(setup.schedule)
@@ -130,7 +140,7 @@ def clone(
         raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
     settings = setup.settings() | {"store": store, "record": [], "noise": noise_settings(noise)}
     settings |= {"shared_noise": bool(shared_noise), "renoise": renoise}
-    conditions = conditions_of(label, None, prompt, n, setup.base)
+    conditions = conditions_of(label, None, prompt, n, setup.base, negative_prompt)
     axes = {"times": parting, "replicates": copies, "items": n, "first_item": first_item}
     axes["condition"] = summarised(conditions)
     run_store, _ = find_or_create(out, "clone", settings, axes, command)
@@ -191,11 +201,13 @@ def _lay_out(
     shape = setup.base.decoded_shape
     inner, attrs = image_dims(shape), {**packing(dtype), "range": "[-1, 1]"}
     store.require("start", ("item", *inner), (n, *shape), (chunks[0], *shape), "float32")
+    lay_out_latents(store, "start_latents", ("item",), (n,), chunks[:1], setup.base)
     lay_out_times(store, "", "time", axes["times"], setup.schedule)
     labels = np.array([condition.get("label", UNCONDITIONAL) for condition in conditions])
     lay_out_conditions(store, conditions, labels, chunks[0])
     dims = ("item", "replicate", "time")
     store.require("images", (*dims, *inner), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
+    lay_out_latents(store, "latents", dims, sizes, chunks, setup.base)
     store.require("done", dims, sizes, chunks, "bool")
 
 
@@ -274,11 +286,20 @@ def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Pro
         block = unit.region[0]
         assert isinstance(block, slice)
         first = store.manifest["axes"]["first_item"] + block.start
-        start = store.read("start", (block,)).copy()
-        start[[f.walk.address.item - first for f in trunks]] = decoded(engine, trunks)
-        store.write("start", start, (block,))
-        images = np.array(store.read("images", unit.region))
-        images.reshape(-1, *images.shape[3:])[list(offsets)] = decoded(engine, clones)
-        store.write("images", images, unit.region)
+        rows = [f.walk.address.item - first for f in trunks]
+        pairs = [("start", "images", decoded(engine, trunks), decoded(engine, clones))]
+        if store.has("latents"):
+            pairs.append(("start_latents", "latents", _finals(trunks), _finals(clones)))
+        for of_trunks, of_clones, ends, copies in pairs:
+            start = store.read(of_trunks, (block,)).copy()
+            start[rows] = ends
+            store.write(of_trunks, start, (block,))
+            images = np.array(store.read(of_clones, unit.region))
+            images.reshape(-1, *images.shape[3:])[list(offsets)] = copies
+            store.write(of_clones, images, unit.region)
 
     collect(store, units, engine, write, progress)
+
+
+def _finals(finished: Sequence[Finished]) -> np.ndarray:
+    return np.stack([f.values["final"] for f in finished])

@@ -20,7 +20,7 @@ from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from ..simulation.progress import shown
 from ..simulation.store import packing
 from ..simulation.walk import FromNoise, Record, Walk
-from .layout import conditions_of, lay_out_conditions, lay_out_records, summarised
+from .layout import conditions_of, lay_out_conditions, lay_out_latents, lay_out_records, summarised
 from .planning import (
     CHUNK,
     Setup,
@@ -32,6 +32,8 @@ from .planning import (
     simulate,
 )
 
+STEPS = 18
+"""Steps from t = 1 to 0, if neither the user nor the model's authors name a number."""
 FROM_NOISE = 1
 """The stream of noise of walks that start from pure noise."""
 
@@ -42,10 +44,12 @@ def generate(
     *,
     noise: Any = None,
     sampler: str | Sampler = "heun",
-    steps: int = 18,
+    steps: int | None = None,
     grid: str | Grid | Sequence[float] | None = None,
     seed: int = 0,
     label: int | Sequence[int] | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     guidance: float | None = None,
     first_item: int = 0,
     record: Sequence[Record] = (),
@@ -66,9 +70,11 @@ def generate(
     n : int
         How many images; not needed if ``noise`` is an array.
     noise : array (B, *shape), or Noise, optional
-        Standard normal start noise z in place of the seed's, x_1 = sigma(1) z; the draws of a stochastic
+        Standard normal start noise z in place of the seed's (EDM: x_1 = sigma_max z); the draws of a stochastic
         sampler still come from the seed.  Or a `Noise` that answers every draw.
-    sampler, steps, grid, seed, guidance, first_item, out, store, batch, device, progress, command
+    steps : int, optional
+        By default the number that the model's authors take, or 18.
+    sampler, grid, seed, prompt, negative_prompt, guidance, first_item, out, store, batch, device, progress, command
         As in `uturn`.
     label : int or sequence of n ints, optional
         The classes to generate.
@@ -91,7 +97,7 @@ def generate(
     >>> tp.generate("digits", 3, steps=2, label=[1, 2, 3], progress=None).images.shape
     (3, 1, 28, 28)
     """
-    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
+    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings, STEPS)
     check_store(store, setup.base.decoded_shape)
     shape, source, given = setup.base.shape, SeededNoise(setup.seed), None
     if noise is None or hasattr(noise, "draw"):
@@ -107,7 +113,9 @@ def generate(
         recorded = {Address(first_item + i, stream=FROM_NOISE): z[None] for i, z in enumerate(given)}
         draws = RecordedNoise(recorded, otherwise=source)
     n = whole("n", n)
-    conditions = conditions_of(label, None, None, n, setup.base)
+    if guidance is not None and label is None and prompt is None:
+        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    conditions = conditions_of(label, None, prompt, n, setup.base, negative_prompt)
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     settings["noise"] = noise_settings(draws if given is not None else noise)
     axes = {"items": n, "first_item": first_item, "condition": summarised(conditions)}
@@ -119,6 +127,7 @@ def generate(
         attrs = {**packing(store), "range": "[-1, 1]"}
         run_store.require("images", ("item", *image_dims(inner)), (n, *inner), (chunk, *inner), store, attrs)
         run_store.require("done", ("item",), (n,), (chunk,), "bool")
+        lay_out_latents(run_store, "latents", ("item",), (n,), (chunk,), setup.base)
         lay_out_records(run_store, record, setup.schedule)
         told = np.array([c.get("label", UNCONDITIONAL) for c in conditions])
         lay_out_conditions(run_store, conditions, told, chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
 from ..simulation.store import Store
 from ..simulation.walk import Record
+from .planning import image_dims
 
 
 def lay_out_times(store: Store, prefix: str, dim: str, times: Sequence[float], clock: Schedule) -> None:
@@ -22,6 +23,15 @@ def lay_out_times(store: Store, prefix: str, dim: str, times: Sequence[float], c
     for name, values in clocks.items():
         store.require(f"{prefix}{name}", (dim,), values.shape, values.shape, "float64")
         store.write(f"{prefix}{name}", values)
+
+
+def lay_out_latents(
+    store: Store, name: str, dims: Sequence[str], sizes: Sequence[int], chunks: Sequence[int], model: Denoiser
+) -> None:
+    """Make the array of what the sampler works on, for models whose pictures are decoded from it."""
+    if model.shape != model.decoded_shape:
+        axes = [f"latent_{axis}" for axis in image_dims(model.shape)]
+        store.require(name, (*dims, *axes), (*sizes, *model.shape), (*chunks, *model.shape), "float32")
 
 
 def lay_out_records(store: Store, records: Sequence[Record], clock: Schedule) -> None:
@@ -44,7 +54,12 @@ def lay_out_conditions(
 
 
 def conditions_of(
-    label: Any, own: np.ndarray | None, prompt: str | None, n: int, model: Denoiser
+    label: Any,
+    own: np.ndarray | None,
+    prompt: Any,
+    n: int,
+    model: Denoiser,
+    negative_prompt: Any = None,
 ) -> list[dict[str, Any]]:
     """The condition of each of n items, checked against the model.
 
@@ -52,10 +67,36 @@ def conditions_of(
     ----------
     label : int, sequence of n ints, "own" or None
         "own" is ``own``, the labels (n,) of the starting images.
-    prompt : str or None
-        Told to all.
+    prompt, negative_prompt : str, sequence of str, or None
+        k prompts are told to n / k consecutive items each.
     """
-    shared: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+    conditions: list[dict[str, Any]] = [{} for _ in range(n)]
+    for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+        for condition, text in zip(conditions, _dealt(name, texts, n), strict=True):
+            condition.update({} if text is None else {name: text})
+    for condition, value in zip(conditions, _labels(label, own, n), strict=True):
+        condition.update({} if value == UNCONDITIONAL else {"label": int(value)})
+    for condition in conditions:
+        model.check_condition(condition)
+    return conditions
+
+
+def _dealt(name: str, texts: Any, n: int) -> list[str | None]:
+    """One text for each of n items."""
+    if texts is None:
+        return [None] * n
+    known = [texts] if isinstance(texts, str) else list(texts) if isinstance(texts, Iterable) else []
+    if not known or not all(text is None or isinstance(text, str) for text in known):
+        raise TurningpointError(f"{name} is {texts!r}; accepted: a text, or a list of texts.")
+    if n % len(known):
+        raise TurningpointError(
+            f"{name} holds {len(known)} texts for {n} images; accepted: a number of images that they divide."
+        )
+    return [text for text in known for _ in range(n // len(known))]
+
+
+def _labels(label: Any, own: np.ndarray | None, n: int) -> np.ndarray:
+    """One label for each of n items, -1 where there is none."""
     if isinstance(label, str):
         if label != "own":
             raise TurningpointError(f"label is {label!r}; accepted: a class index, one per image, or 'own'.")
@@ -63,26 +104,17 @@ def conditions_of(
             raise TurningpointError("label is 'own', but the starting images come without labels.")
         label = own
     if label is None:
-        conditions = [dict(shared) for _ in range(n)]
-    else:
-        try:
-            values = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
-            whole = values.astype(np.int64)
-            if values.ndim > 1 or not np.array_equal(whole, values):
-                raise ValueError
-        except (TypeError, ValueError):
-            raise TurningpointError(
-                f"label is {label!r}; accepted: a class index, or one per image."
-            ) from None
-        if values.size not in (1, n):
-            raise TurningpointError(f"label holds {values.size} classes for {n} images.")
-        conditions = [
-            shared | ({} if v == UNCONDITIONAL else {"label": int(v)})
-            for v in np.broadcast_to(whole.ravel(), n)
-        ]
-    for condition in conditions:
-        model.check_condition(condition)
-    return conditions
+        return np.full(n, UNCONDITIONAL)
+    try:
+        values = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
+        whole = values.astype(np.int64)
+        if values.ndim > 1 or not np.array_equal(whole, values):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise TurningpointError(f"label is {label!r}; accepted: a class index, or one per image.") from None
+    if values.size not in (1, n):
+        raise TurningpointError(f"label holds {values.size} classes for {n} images.")
+    return np.broadcast_to(whole.ravel(), n)
 
 
 def summarised(conditions: list[dict[str, Any]]) -> Any:

@@ -25,7 +25,19 @@ from ..simulation.noise import Noise, SeededNoise
 from ..simulation.store import DTYPES, RunAppearedError, Store
 from ..simulation.walk import Record
 
-TAKEN = ("start", "images", "done", "t", "logsnr", "native", "condition", "label", "readings")
+TAKEN = (
+    "start",
+    "start_latents",
+    "images",
+    "latents",
+    "done",
+    "t",
+    "logsnr",
+    "native",
+    "condition",
+    "label",
+    "readings",
+)
 """The names of a run's own arrays."""
 
 CHUNK = 64
@@ -41,35 +53,43 @@ class Setup:
         What is simulated.
     sampler_name : str or Sampler
         With its ``settings`` (``eta``, ``churn``, ...).
-    steps : int
-        Of the full grid.
+    steps : int or None
+        Of the full grid; by default the number that the model's authors take, or ``usual_steps``.
     grid : str, Grid, sequence of float or None
-        By default the sampler's usual one.
+        By default the one on which the model's authors run the sampler, or the sampler's usual one.
     seed : int
         Of the run.
     guidance : float, optional
         The guidance scale.
     device : str, optional
         By default where the model is.
+    settings : mapping
+        The sampler's.
+    usual_steps : int
+        The experiment's own number of steps.
     """
 
     def __init__(
         self,
         model: Any,
         sampler_name: str | Sampler,
-        steps: int,
+        steps: int | None,
         grid: str | Grid | Sequence[float] | None,
         seed: int,
         guidance: float | None,
         device: str | None,
-        settings: Mapping[str, float],
+        settings: Mapping[str, Any],
+        usual_steps: int,
     ) -> None:
         base = load(model)
         self.seed = whole("seed", seed, -(2**63), 2**63 - 1)
         self.guidance = None if guidance is None else float(guidance)
-        usual = sampler(sampler_name).grid
-        self.grid = as_grid(grid, steps, usual)
-        self.sampler = sampler(sampler_name, steps=self.grid.steps, **settings)
+        usual = sampler(sampler_name)
+        steps = None if steps is None else Grid(steps).steps
+        authors = base.usual_grid(usual.name, steps) if grid is None else None
+        self.grid = authors or as_grid(grid, usual_steps if steps is None else steps, usual.grid)
+        self.sampler = sampler(sampler_name, steps=self.grid.steps, **settings).suited(base)
+        self.grid.times(base.schedule)  # says so now if it does not fit
         self.base = base
         self.model: Denoiser = base if guidance is None else Guided(base, guidance)
         self.schedule = base.schedule
@@ -260,6 +280,8 @@ def simulate(
 
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
         _write_rows(store, "images", unit, offsets, decoded(engine, finished))
+        if store.has("latents"):
+            _write_rows(store, "latents", unit, offsets, np.stack([f.values["final"] for f in finished]))
         for record in records:
             kept = [f.values.get(record.name) for f in finished]
             known = next((value for value in kept if value is not None), None)
@@ -268,7 +290,10 @@ def simulate(
             rows = np.stack([np.full_like(known, np.nan) if value is None else value for value in kept])
             sizes, chunks = store.array("done").shape, store.array("done").chunks
             inner = image_dims(known.shape[1:]) if record.function is None else range(known.ndim - 1)
-            own = [str(axis) if record.function is None else f"{record.name}_{axis}" for axis in inner]
+            before = "" if record.function is None else f"{record.name}_"
+            if record.function is None and engine.model.shape != engine.model.decoded_shape:
+                before = "latent_"
+            own = [f"{before}{axis}" for axis in inner]
             dims = [*store.dims("done"), f"{record.name}_time", *own]
             store.require(record.name, dims, (*sizes, *known.shape), (*chunks, *known.shape), "float32")
             _write_rows(store, record.name, unit, offsets, rows)

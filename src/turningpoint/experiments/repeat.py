@@ -42,26 +42,32 @@ def arguments_of(run: Run) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "sampler": sampler.pop("name"),
         "steps": grid["steps"],
-        "grid": Grid(grid["steps"], grid["kind"], grid.get("rho", 7.0), tuple(grid.get("times", ()))),
+        "grid": Grid.from_config(grid),
         "seed": settings["seed"],
         "guidance": settings["guidance"],
         "label": labels if any(label >= 0 for label in labels) else None,
+        "prompt": _texts(conditions, "prompt"),
+        "negative_prompt": _texts(conditions, "negative_prompt"),
         "record": [Record(r["what"], tuple(r["times"]), r["name"]) for r in settings["record"]],
         "store": settings["store"],
         **sampler,
     }
     if run.kind == "uturn":
-        arguments |= {"images": run.start.values, "times": axes["times"], "replicates": axes["replicates"]}
-        arguments |= {"prompt": conditions[0].get("prompt")}
+        start = run.start_latents if run.store.has("start_latents") else run.start
+        arguments |= {"images": start.values, "times": axes["times"], "replicates": axes["replicates"]}
     else:
         arguments |= {"n": axes["items"]}
     if run.kind == "clone":
         del arguments["record"]
         arguments |= {"times": axes["times"], "copies": axes["replicates"]}
         arguments |= {key: settings[key] for key in ("shared_noise", "renoise")}
-        arguments |= {"prompt": conditions[0].get("prompt")}
     arguments |= {"first_item": axes["first_item"]}
     return arguments
+
+
+def _texts(conditions: list[dict[str, Any]], name: str) -> list[str | None] | None:
+    texts = [condition.get(name) for condition in conditions]
+    return texts if any(text is not None for text in texts) else None
 
 
 def repeat(run: Run, out: str | Path | None = None, **machine: Any) -> tuple[Run, float]:

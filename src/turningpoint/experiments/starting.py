@@ -17,7 +17,9 @@ from ..models.pictures import PictureError, picture_files, read_arrays, read_pic
 def starting_images(
     images: Any, model: Denoiser, items: int | None = None, skip_bad: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Starting images (N, *shape) float32 in [-1, 1], and their labels (N,) if they are known.
+    """Starting images (N, *decoded_shape) float32 in [-1, 1], and their labels (N,) if they are known.
+
+    For a latent model an array (N, *shape) holds latents, and stays what it is.
 
     Parameters
     ----------
@@ -70,12 +72,15 @@ def checked(array: np.ndarray, model: Denoiser) -> np.ndarray:
     """Images as float32 (N, *shape) in [-1, 1], or one sentence about what is wrong with them."""
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / np.float32(127.5) - np.float32(1)
-    if array.ndim == len(model.shape) and model.shape[:1] == (1,) and array.shape[1:] == model.shape[1:]:
+    shape = model.decoded_shape
+    if array.ndim == len(shape) and shape[:1] == (1,) and array.shape[1:] == shape[1:]:
         array = array[:, None]  # (N, H, W) for a model of one channel
-    if array.shape[1:] != model.shape:
+    latents = array.shape[1:] == model.shape != shape
+    if array.shape[1:] != shape and not latents:
+        or_latents = "" if model.shape == shape else f", or latents (N, {', '.join(map(str, model.shape))})"
         raise TurningpointError(
             f"images have shape {array.shape}; accepted by the model {model.name!r}: (N, "
-            f"{', '.join(map(str, model.shape))})."
+            f"{', '.join(map(str, shape))}){or_latents}."
         )
     if len(array) == 0:
         raise TurningpointError("images holds no image; accepted: one or more.")
@@ -83,7 +88,7 @@ def checked(array: np.ndarray, model: Denoiser) -> np.ndarray:
         raise TurningpointError(
             "images holds numbers that are not finite; accepted: floats in [-1, 1], or uint8."
         )
-    if len(model.shape) == 3 and np.abs(array).max() > 4:
+    if len(shape) == 3 and not latents and np.abs(array).max() > 4:
         raise TurningpointError(
             f"images range up to {np.abs(array).max():.4g}; accepted: floats in [-1, 1], or uint8 in 0..255."
         )
@@ -98,14 +103,37 @@ def _from_path(path: Path, model: Denoiser, skip_bad: bool) -> tuple[np.ndarray,
 
 def _from_folder(folder: Path, model: Denoiser, skip_bad: bool) -> np.ndarray:
     files = picture_files(folder, "images")
-    if len(model.shape) != 3:
+    if len(model.decoded_shape) != 3:
         raise TurningpointError(
-            f"images is a folder of pictures; the model {model.name!r} takes {model.shape}."
+            f"images is a folder of pictures; the model {model.name!r} takes {model.decoded_shape}."
         )
     try:
-        read = read_pictures(files, model.shape, skip_bad)
+        read = read_pictures(files, model.decoded_shape, skip_bad)
     except PictureError as error:
         raise TurningpointError(f"{error} Leave such files out with --skip-bad.") from None
     if read is None:
         raise TurningpointError(f"images is {str(folder)!r}, which holds no picture that can be used.")
     return read
+
+
+def in_pictures(start: np.ndarray, model: Denoiser, batch: int = 64) -> np.ndarray:
+    """Starting images (N, *decoded_shape); latents are decoded."""
+    if start.shape[1:] == model.decoded_shape:
+        return start
+    with torch.inference_mode():
+        parts = [model.decode(x.to(_device(model))).cpu() for x in torch.from_numpy(start).split(batch)]
+    return torch.cat(parts).numpy()
+
+
+def in_latents(start: np.ndarray, model: Denoiser, batch: int = 64) -> np.ndarray:
+    """What the sampler works on, (N, *shape); images are encoded."""
+    if start.shape[1:] == model.shape != model.decoded_shape:
+        return start
+    with torch.inference_mode():
+        parts = [model.encode(x.to(_device(model))).cpu() for x in torch.from_numpy(start).split(batch)]
+    return torch.cat(parts).numpy()
+
+
+def _device(model: Denoiser) -> torch.device:
+    parameter = next(iter(model.parameters()), None)
+    return torch.device("cpu") if parameter is None else parameter.device

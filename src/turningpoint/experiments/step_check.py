@@ -7,6 +7,7 @@ steps do not suffice.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,13 @@ def step_check(run: Run, delta: float = 0.1, **machine: Any) -> pd.DataFrame:
     """
     arguments = arguments_of(run)
     grid: Grid = arguments["grid"]
-    if grid.kind == "explicit":
+    authors = run.model.usual_grid(arguments["sampler"], grid.steps) == grid
+    if grid.kind == "explicit" and not authors:
         raise TurningpointError("the run's grid is an explicit list of times; its steps cannot be doubled.")
     if not run.features():
         raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
-    arguments["grid"] = Grid(2 * grid.steps, grid.kind, grid.rho)
+    twice = run.model.usual_grid(arguments["sampler"], 2 * grid.steps) if authors else None
+    arguments["grid"] = twice or replace(grid, steps=2 * grid.steps, sections="")
     arguments["steps"] = 2 * grid.steps
     folder = None if run.folder is None else run.folder / DOUBLED
     doubled = uturn(run.model, **arguments, **machine, out=folder, extend=True)

@@ -35,6 +35,7 @@ from .layout import (
     conditions_of,
     joined_axes,
     lay_out_conditions,
+    lay_out_latents,
     lay_out_records,
     lay_out_times,
     spelled_out,
@@ -52,11 +53,15 @@ from .planning import (
     refuse_another,
     simulate,
 )
-from .starting import starting_images
+from .starting import in_latents, in_pictures, starting_images
 
 DEFAULT_TIMES = tuple(round(0.1 * k, 1) for k in range(1, 10))
 DEFAULT_LOGSNR = tuple(-8 + 1.25 * k for k in range(9))
 """Instead of `DEFAULT_TIMES` where these would lie below the smallest time that a sampler visits (EDM)."""
+STEPS = 50
+"""Steps of the full grid, if neither the user nor the model's authors name a number."""
+DEFAULT_GENERATED = 16
+"""Starting images generated from a prompt if none are given."""
 DEFAULT_ITEMS = 64
 """Starting images taken of the model's own if none are given."""
 
@@ -70,11 +75,12 @@ def uturn(
     native: Sequence[float] | None = None,
     replicates: int = 1,
     sampler: str | Sampler = "ddpm",
-    steps: int = 50,
+    steps: int | None = None,
     grid: str | Grid | Sequence[float] | None = None,
     seed: int = 0,
     label: int | str | Sequence[int] | None = None,
-    prompt: str | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
     guidance: float | None = None,
     generate: int | None = None,
     items: int | None = None,
@@ -99,7 +105,8 @@ def uturn(
     model : str or Denoiser
         What `turningpoint.load` takes.
     images : array, path or None
-        Starting images, see `starting.starting_images`; by default the model's own first 64.
+        Starting images, see `starting.starting_images`; by default the model's own first 64, or for a model
+        that is told a prompt 16 that it generates first.
     times, logsnr, native : sequence of float
         When to turn, in one of the three clocks: t in (0, 1]; by default t = 0.1, 0.2, ..., 0.9 (EDM:
         log-SNR from -8 to 2).
@@ -108,17 +115,19 @@ def uturn(
     sampler : str
         ``ddpm``, ``ddim``, ``euler``, ``heun``; its settings (``eta=``, ``churn=``) as further arguments.
     steps : int
-        Steps of the full grid from t = 1 to 0; a U-turn uses the part at or below its time.
+        Steps of the full grid from t = 1 to 0; a U-turn uses the part at or below its time. By default the
+        number that the model's authors take, or 50.
     grid : str, Grid or sequence of float, optional
-        ``uniform``, ``logsnr``, ``rho``, or the times themselves; by default the sampler's usual one.
+        ``uniform``, ``logsnr``, ``rho``, ``respaced``, ``leading``, ``linspace``, or the times themselves; by default
+        the one on which the model's authors run the sampler, or the sampler's usual one.
     seed : int
         Of the run's noise.
     label : int, sequence of N ints, or "own", optional
         The class that the model is told; "own" tells each image's own. None is unconditional.
-    prompt : str, optional
-        For text-to-image models.
+    prompt, negative_prompt : str or sequence of str, optional
+        For text-to-image models; k of them are told to N / k consecutive images each.
     guidance : float, optional
-        The guidance scale; needs a label.
+        The guidance scale; needs a label or a prompt.
     generate : int, optional
         Start from this many images that the model generates first, instead of ``images``.
     items : int, optional
@@ -167,7 +176,7 @@ def uturn(
     >>> dict(run.images.sizes)
     {'item': 3, 'replicate': 2, 'time': 2, 'channel': 1, 'y': 28, 'x': 28}
     """
-    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings)
+    setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings, STEPS)
     turns = turn_times(setup.schedule, times, logsnr, native)
     check_store(store, setup.base.decoded_shape)
     replicates, first_item = whole("replicates", replicates), whole("first_item", first_item, 0)
@@ -176,20 +185,24 @@ def uturn(
         raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     settings["noise"] = noise_settings(noise)
+    if images is None and generate is None and prompt is not None and setup.base.starting_images() is None:
+        generate, items = items or DEFAULT_GENERATED, None
     if generate is not None:
         if images is not None:
             raise TurningpointError("images and generate are both given; accepted: one of them.")
         if isinstance(label, str):
             raise TurningpointError(f"label is {label!r}; accepted with generate: class indices, or None.")
         refuse_another(out, "uturn", settings)
-        images = generate_images(
-            model, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance,
-            label=label, batch=batch, device=device, progress=progress, first_item=first_item,
-            out=None if out is None else Path(out) / f"generated-{generate}", **sampler_settings,
-        ).images.values  # fmt: skip
+        made = generate_images(
+            setup.base, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance, label=label,
+            prompt=prompt, negative_prompt=negative_prompt, batch=batch, device=device, progress=progress,
+            first_item=first_item, out=None if out is None else Path(out) / f"generated-{generate}",
+            **sampler_settings,
+        )  # fmt: skip
+        images = (made.latents if made.store.has("latents") else made.images).values
     limit = items if images is not None else items or DEFAULT_ITEMS
     x_start, own = starting_images(images, setup.base, limit, skip_bad)
-    conditions = conditions_of(label, own, prompt, len(x_start), setup.base)
+    conditions = conditions_of(label, own, prompt, len(x_start), setup.base, negative_prompt)
     axes = _axes(turns, replicates, x_start, conditions, first_item)
     run_store, _ = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
     with run_store.exclusive():
@@ -197,7 +210,7 @@ def uturn(
         _lay_out(run_store, axes, x_start, own, conditions, setup, store, record)
     run = into or Run(run_store, setup.base)
     run.forget()
-    units = _units(run_store, axes, x_start, conditions, setup, record)
+    units = _units(run_store, axes, conditions, setup, record)
     with shown(progress, "U-turns") as bar:
         simulate(run_store, units, setup.engine(batch, noise), record, bar)
     return run
@@ -307,7 +320,8 @@ def _joined(
     joined = joined_axes(store, asked, extend)
     kept = store.read("label") if store.has("label") else None
     if asked["items"] < known["items"]:
-        return joined, store.read("start"), told, kept
+        start = "start_latents" if x_start.shape[1:] != store.array("start").shape[1:] else "start"
+        return joined, store.read(start), told, kept
     if own is None and kept is not None:
         own = np.concatenate([kept, np.full(joined["items"] - len(kept), UNCONDITIONAL)])
     return joined, x_start, conditions, own
@@ -327,24 +341,27 @@ def _lay_out(
     n = axes["items"]
     sizes = n, axes["replicates"], len(axes["times"])
     chunks = min(CHUNK, n) if not store.has("done") else store.array("done").chunks[0], 1, 1
-    dims, inner = ("item", "replicate", "time"), image_dims(setup.base.shape)
+    shape = setup.base.decoded_shape
+    dims, inner = ("item", "replicate", "time"), image_dims(shape)
     attrs = {**packing(dtype), "range": "[-1, 1]"}
     if not store.has("start") or store.array("start").shape[0] < n or not store.attrs("start").get("written"):
-        store.require("start", ("item", *inner), x_start.shape, (chunks[0], *x_start.shape[1:]))
-        store.write("start", x_start)
+        store.require("start", ("item", *inner), (n, *shape), (chunks[0], *shape))
+        store.write("start", in_pictures(x_start, setup.base))
+        lay_out_latents(store, "start_latents", ("item",), (n,), chunks[:1], setup.base)
+        if store.has("start_latents"):
+            store.write("start_latents", in_latents(x_start, setup.base))
         store.annotate("start", {"written": True})
+    lay_out_latents(store, "latents", dims, sizes, chunks, setup.base)
     lay_out_times(store, "", "time", axes["times"], setup.schedule)
     lay_out_conditions(store, conditions, own, chunks[0])
     lay_out_records(store, records, setup.schedule)
-    shape = setup.base.decoded_shape
-    store.require("images", (*dims, *image_dims(shape)), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
+    store.require("images", (*dims, *inner), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
     store.require("done", dims, sizes, chunks, "bool")
 
 
 def _units(
     store: Store,
     axes: dict[str, Any],
-    x_start: np.ndarray,
     conditions: list[dict[str, Any]],
     setup: Setup,
     records: Sequence[Record],
@@ -352,8 +369,8 @@ def _units(
     """The run's units, those with the longest walks first."""
     units = []
     chunk = store.array("done").chunks[0]  # not that of today's size: units must not straddle chunks
-    with torch.inference_mode():
-        clean = torch.cat([setup.base.encode(part) for part in torch.from_numpy(x_start).split(64)]).numpy()
+    kept = store.has("start_latents")
+    clean = store.read("start_latents") if kept else in_latents(store.read("start"), setup.base)
     for k in np.argsort(axes["times"])[::-1]:
         time = axes["times"][k]
         grid = setup.grid.below(time, setup.schedule)

@@ -187,12 +187,11 @@ class Engine:
             return torch.as_tensor(walk.start.x_t, dtype=torch.float32).to(self.device)
         clock, t = self.model.schedule, float(walk.times[0])
         z = torch.from_numpy(self.noise.draw(walk.address, 0, self.model.shape))
-        sigma = float(clock.sigma(t))
         if isinstance(walk.start, FromNoise):
-            return (sigma * z).to(self.device)
+            return (float(clock.start_std(t)) * z).to(self.device)
         assert isinstance(walk.start, FromImage)
         x_0 = torch.as_tensor(walk.start.x_0, dtype=torch.float32)
-        return (float(clock.alpha(t)) * x_0 + sigma * z).to(self.device)
+        return (float(clock.alpha(t)) * x_0 + float(clock.sigma(t)) * z).to(self.device)
 
     # ---- one evaluation for every slot
 
@@ -223,7 +222,11 @@ class Engine:
                 query[rows], queried[rows] = self.sampler.query(int(phase), part)
                 self._memory[rows] = part.memory
         kwargs = self.model.conditions(conditions, self.device)
-        answer = self.model(query, queried.to(device=self.device, dtype=self._x.dtype), **kwargs)
+        times = queried.to(device=self.device, dtype=self._x.dtype)
+        if self.sampler.wants_variance:
+            answer, self._step.v = self.model.with_variance(query, times, **kwargs)
+        else:
+            answer = self.model(query, times, **kwargs)
         if answer.shape != query.shape:
             raise SimulationError(
                 f"the network of {self.model.name!r} returned shape {tuple(answer.shape)} for items of shape "

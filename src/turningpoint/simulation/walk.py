@@ -20,7 +20,7 @@ from .noise import Address
 
 @dataclass(frozen=True)
 class FromNoise:
-    """Start at the first time from pure noise: x = sigma z."""
+    """Start at the first time from pure noise: x = z times the clock's `start_std`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Walk:
     start : FromNoise, FromImage, FromState or FromTrunk
         How it starts.
     times : array (n + 1,)
-        The times it visits, decreasing, the last being 0.
+        The times it visits, decreasing; the last is 0, or where what the walk has reached is taken for its end.
     condition : mapping
         What the model is told: ``{"label": 3}``, ``{}``.
     records : sequence of Record
@@ -140,9 +140,9 @@ class Walk:
 
     def __post_init__(self) -> None:
         times = np.asarray(self.times, dtype=np.float64)
-        if len(times) < 2 or times[-1] != 0 or times[0] > 1 or not bool((np.diff(times) < 0).all()):
+        if len(times) < 2 or times[-1] < 0 or times[0] > 1 or not bool((np.diff(times) < 0).all()):
             raise TurningpointError(
-                f"times of a walk are {times.tolist()}; accepted: at most 1, falling to 0."
+                f"times of a walk are {times.tolist()}; accepted: two or more that fall, from at most 1 to at least 0."
             )
         for record in self.records:
             object.__setattr__(self, "times", with_times(self.times, record.times))
