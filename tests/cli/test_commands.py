@@ -122,7 +122,7 @@ def _bad_inputs(folder):
         (["--times", "1.5"], "times holds 1.5"),
         (["--times", "many"], "--times is 'many'"),
         (["--logsnr", "-40:0:2"], "logsnr holds -40"),
-        (["--sampler", "dpm"], "accepted: ddim, ddpm, euler, heun"),
+        (["--sampler", "dpm"], "accepted: ddim, ddpm, euler, euler_ve, euler_vp, heun, heun_ve, heun_vp"),
         (["--set", "eta"], "--set is 'eta'"),
         (["--label", "cat"], "--label is 'cat'"),
         (["--with", "colour", "--items", "2", "--times", "0.3", "--steps", "2"], "measure is 'colour'"),
@@ -140,7 +140,7 @@ def test_bad_input_gets_one_sentence(command, tmp_path, arguments, named):
 
 def test_unknown_things_get_one_sentence(command, tmp_path):
     sentence = _sentence(command("uturn", "nope")[2])
-    assert "model is 'nope'; accepted: deltas, digits" in sentence
+    assert "model is 'nope'; accepted: adm, azula, ddpm, deltas" in sentence
     assert "manifest.json" in _sentence(command("windows", "nowhere")[2])
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "manifest.json").write_text('{"format": ')

@@ -11,9 +11,24 @@ from ..errors import TurningpointError
 from ..run import Run
 from .app import numbers, place
 
-Sampler = Annotated[str, typer.Option(help="ddpm, ddim, euler or heun.")]
+Sampler = Annotated[
+    str, typer.Option(help="ddpm, ddim, euler, heun, euler_vp, heun_vp, euler_ve or heun_ve.")
+]
 Grid = Annotated[
-    str | None, typer.Option(help="uniform, logsnr, rho, or times by comma. [default: the sampler's usual]")
+    str | None,
+    typer.Option(
+        help="uniform, logsnr, rho, respaced, leading, linspace, or times by comma. [the model's authors', else the "
+        "sampler's]"
+    ),
+]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", help="What a text-to-image model is told; may be given again, for as many parts."
+    ),
+]
+NegativePrompt = Annotated[
+    list[str] | None, typer.Option("--negative-prompt", help="What guidance moves away from. [nothing]")
 ]
 Label = Annotated[str | None, typer.Option(help="What the model is told: own, none, or class indices.")]
 Guidance = Annotated[float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.")]
@@ -21,20 +36,29 @@ Seed = Annotated[int, typer.Option(help="Of all noise.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder; the same command again continues.")]
 Stored = Annotated[str, typer.Option("--store", help="float32, float16 or uint8.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="A sampler's setting, like eta=0.5; may be given again.")
+    list[str] | None,
+    typer.Option("--set", help="A sampler's setting, like eta=0.5 or variance=learned; may be given again."),
 ]
-Model = Annotated[str, typer.Argument(help="What to simulate: digits, or name?key=value.")]
+Model = Annotated[
+    str, typer.Argument(help="digits, name?key=value or scheme:where?key=value; see turningpoint models.")
+]
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """A sampler's settings from ``name=number`` pairs."""
-    settings = {}
+    """A sampler's settings from ``name=value`` pairs.
+
+    >>> settings_of(["eta=0.5", "variance=learned"])
+    {'eta': 0.5, 'variance': 'learned'}
+    """
+    settings: dict[str, Any] = {}
     for pair in pairs or []:
         name, _, value = pair.partition("=")
+        if not name or not value:
+            raise TurningpointError(f"--set is {pair!r}; accepted: name=value.")
         try:
             settings[name] = float(value)
         except ValueError:
-            raise TurningpointError(f"--set is {pair!r}; accepted: name=number.") from None
+            settings[name] = value
     return settings
 
 

@@ -41,7 +41,9 @@ from .options import (
     Guidance,
     Label,
     Model,
+    NegativePrompt,
     Out,
+    Prompt,
     Sampler,
     Seed,
     Set,
@@ -73,11 +75,15 @@ def uturn(
     ] = 0,
     replicates: Annotated[int, typer.Option(help="U-turns of each image at each time.")] = 1,
     sampler: Sampler = "ddpm",
-    steps: Annotated[int, typer.Option(help="Steps of the full grid from t = 1 to 0.")] = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps of the full grid from t = 1 to 0. [the model's authors', else 50]"),
+    ] = None,
     grid: Grid = None,
     seed: Seed = 0,
     label: Label = None,
-    prompt: Annotated[str | None, typer.Option(help="For text-to-image models.")] = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
     guidance: Guidance = None,
     out: Out = None,
     store: Stored = "float32",
@@ -105,6 +111,7 @@ def uturn(
         seed=seed,
         label=label_of(label),
         prompt=prompt,
+        negative_prompt=negative_prompt,
         guidance=guidance,
         generate=generate,
         items=items,
@@ -160,10 +167,14 @@ def generate(
     model: Model,
     n: Annotated[int, typer.Argument(help="How many images.")] = 16,
     sampler: Sampler = "heun",
-    steps: Annotated[int, typer.Option(help="Steps from t = 1 to 0.")] = 18,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps from t = 1 to 0. [the model's authors', else 18]")
+    ] = None,
     grid: Grid = None,
     seed: Seed = 0,
     label: Label = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
     guidance: Guidance = None,
     out: Out = None,
     store: Stored = "float32",
@@ -179,7 +190,8 @@ def generate(
         raise TurningpointError("--label is 'own'; accepted by generate: class indices, or none.")
     run = run_generate(
         model, n, sampler=sampler, steps=steps, grid=grid_of(grid), seed=seed, label=told, guidance=guidance,
-        out=default_out(out, "generate", model, seed), store=store, batch=batch, device=device,
+        prompt=prompt, negative_prompt=negative_prompt, out=default_out(out, "generate", model, seed), store=store,
+        batch=batch, device=device,
         **settings_of(set_),
     )  # fmt: skip
     summary = summary_of(run, time.monotonic() - begun)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import torch
@@ -22,19 +23,23 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
 from ..registry import Registry
+from ._options import split_options, with_options
+from ._recognise import recognised
 
 MODELS: Registry[Callable[..., Denoiser]] = Registry("model", "turningpoint.models")
 
 
-def load(model: str | Denoiser, **settings: Any) -> Denoiser:
+def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
     """A model by its name.
 
     Parameters
     ----------
     model : str or Denoiser
-        ``"name"``, ``"name?key=value&key=value"``, ``"scheme:where"``; a denoiser is returned as it is.
+        ``"name"``, ``"name?key=value&key=value"``, ``"scheme:where"``, or a path whose family is recognised from
+        what lies there; a denoiser is returned as it is.
     **settings
-        What the family's loader takes.
+        What the family's loader takes; and for every network ``dtype`` ("float32", "float16", "bfloat16"),
+        ``device``, ``channels_last``, ``compile`` and ``clip_denoised``.
 
     Raises
     ------
@@ -49,20 +54,33 @@ def load(model: str | Denoiser, **settings: Any) -> Denoiser:
     if isinstance(model, Denoiser):
         return model
     if not isinstance(model, str):
-        return adopt(model)
+        return adopt(model, **settings)
     head, _, query = model.partition("?")
+    if head.partition(":")[0] not in MODELS and Path(head).exists():
+        head = f"{recognised(head)}:{head}"
     scheme, colon, where = head.partition(":")
     for key, value in parse_qsl(query, keep_blank_values=True):
         settings.setdefault(key, _literal(value))
     loader = MODELS[scheme]
+    own, options = split_options(loader, settings)
     try:
-        loaded = loader(*([where] if colon else []), **settings)
+        loaded = loader(*([where] if colon else []), **own)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise TurningpointError(f"model is {model!r} with settings {sorted(settings)}: {error}.") from None
-    loaded.name = model
-    return loaded
+    loaded.name = _spelled(head, settings)
+    return with_options(loaded, **options).eval()
+
+
+def _spelled(head: str, settings: Mapping[str, Any]) -> str:
+    """The name that loads a model again: settings that can be written down follow a question mark."""
+    plain = {
+        key: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        for key, value in settings.items()
+        if isinstance(value, bool | int | float | str | list | tuple)
+    }
+    return f"{head}?{urlencode(plain, safe=',:/')}" if plain else head
 
 
 def _literal(text: str) -> Any:
@@ -105,14 +123,29 @@ class _Adopted(Denoiser):
         return self._model(x_t, t, label)  # type: ignore[no-any-return]
 
 
-def adopt(model: Any) -> Denoiser:
+def adopt(model: Any, **settings: Any) -> Denoiser:
     """A denoiser from any callable ``(x_t, t, label=None) -> x_0`` that has ``schedule`` and ``shape``.
+
+    Parameters
+    ----------
+    model : callable
+        Or a denoiser of azula's.
+    **settings
+        Of an azula denoiser: ``shape``, ``n_classes`` and the others of `azula.from_azula`.
 
     Raises
     ------
     TurningpointError
         If it lacks one of them.
     """
+    from .azula import from_azula, is_azula
+
+    if is_azula(model):
+        return from_azula(model, **settings)
+    if settings:
+        raise TurningpointError(
+            f"{next(iter(settings))} is given with a model of type {type(model).__name__}; accepted with a name only."
+        )
     if not callable(model) or not hasattr(model, "schedule") or not hasattr(model, "shape"):
         raise TurningpointError(
             f"model is of type {type(model).__name__}; accepted: a name, or a callable with "
