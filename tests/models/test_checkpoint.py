@@ -142,6 +142,15 @@ def test_a_whole_module_is_read_as_names_and_tensors(options, tmp_path):
     same(state_dict(read_checkpoint(tmp_path / "net.pt")), dict(small().state_dict()))
 
 
+@pytest.mark.parametrize("options", FORMATS, ids=str)
+def test_tensors_are_on_the_cpu_wherever_the_caller_builds(options, tmp_path):
+    torch.save({"a": torch.arange(3), "b": torch.zeros(0)}, tmp_path / "net.pt", **options)
+    with torch.device("meta"):
+        got = read_checkpoint(tmp_path / "net.pt")
+    assert got["a"].tolist() == [0, 1, 2]
+    assert got["b"].device.type == "cpu"
+
+
 def test_safetensors_and_pickles_too(tmp_path):
     state = {"weight": torch.randn(2, 3), "half": torch.ones(2).half(), "number": torch.tensor(3)}
     save_file(state, tmp_path / "net.bin", metadata={"config": "{}"})
@@ -207,6 +216,7 @@ def test_an_archive_with_a_sign_of_its_own_in_a_storage_is_read(tmp_path):
     [
         ({"net/constants.pkl": b""}, "is a program, of TorchScript"),
         ({"net/code/net.py": b""}, "is a program, of TorchScript"),
+        ({"net/archive_format": b"pt2"}, "is a program, of TorchScript or torch.export"),
         ({"net/data.pkl": None}, "no NAME/data.pkl"),
         ({"other/data.pkl": b""}, "no NAME/data.pkl"),
         ({"net/byteorder": b"big"}, "big-endian"),

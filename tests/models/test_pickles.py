@@ -225,6 +225,7 @@ def test_a_module_is_a_tree_of_names_and_tensors(protocol):
 # EDM.
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 def test_an_edm_pickle_is_read_without_its_source():
     stream = (HOSTILE / "benign_twin.pkl").read_bytes()
     got = read_pickle(HOSTILE / "benign_twin.pkl")
@@ -260,6 +261,21 @@ def test_the_hostile_files_of_edm_do_nothing(refuses, tmp_path, monkeypatch):
     twin = state_dict(read_pickle(HOSTILE / "benign_twin.pkl")["ema"])
     assert all(torch.equal(value, twin[key]) for key, value in state_dict(trapped).items())
     assert not any(tmp_path.iterdir())
+
+
+def test_objects_with_a_state_that_is_none_are_told_when_it_is_needed(refuses):
+    with refuses("Linear._parameters is not a dictionary"):
+        state_dict(Module("Linear", {"_parameters": 3}))
+    with refuses("Linear._buffers is not a dictionary"):
+        state_dict(Module("Linear", {"_buffers": {3: None}}))
+    with refuses("Linear._parameters.weight is of type int; accepted: a tensor or None"):
+        state_dict(Module("Linear", {"_parameters": {"weight": 3}}))
+    with refuses("Net._modules.conv is of type dict; accepted: a module"):
+        state_dict(Persistent("Net", {"_modules": {"conv": {}}}))
+    with refuses("Net._init_kwargs is not a dictionary"):
+        _ = Persistent("Net", {"_init_kwargs": []}).init_kwargs
+    with refuses("Net._init_args is not a tuple"):
+        _ = Persistent("Net", {"_init_args": 3}).init_args
 
 
 # What it refuses.
@@ -400,6 +416,7 @@ REFUSED = {
     "an empty stack": (b".", "no well-formed"),
     "a mark left over": (b"(.", "no well-formed"),
     "no mark": (b"Nt.", "no well-formed"),
+    "no mark to pop": (b"N1.", "no well-formed"),
     "too few for a tuple": (b"N\x87.", "no well-formed"),
     "an odd dictionary": (b"}(Nu.", "no well-formed"),
     "items of a tuple": (b")K\x01a.", "no well-formed"),
@@ -522,7 +539,7 @@ def test_a_file_is_not_changed_by_writing_to_its_tensors(tmp_path):
 # Against pickle itself, on programs that call nothing.
 
 OPCODES = [
-    *(bytes([c]) for c in b"N\x88\x89]})\x8f(0122euadsblt\x85\x86\x87\x90\x91\x94."),
+    *(bytes([c]) for c in b"N\x88\x89]})\x8f(0122euadslt\x85\x86\x87\x90\x91\x94."),
     b"K\x01",
     b"K\x02",
     b"M\x01\x01",

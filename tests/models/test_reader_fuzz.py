@@ -29,15 +29,15 @@ def test_ten_thousand_mutants_are_read_or_refused(tmp_path):
     told = run(tmp_path, "fuzz", 10_000)
     assert isinstance(told, dict), told
     assert told["returned"] + told["refused"] == 10_000
-    assert told["returned"] > 1000
-    assert told["refused"] > 1000
+    assert told["returned"] > 500
     assert len(told["sentences"]) > 25
 
 
 def test_greedy_streams_stay_within_the_memory_allowed(tmp_path):
     told = run(tmp_path, "greedy")
     assert isinstance(told, dict), told
-    assert told["refused"] > 20
+    assert told["returned"] > 10
+    assert told["refused"] > 10
     assert any("more memory" in sentence for sentence in told["sentences"])
 
 

@@ -135,7 +135,9 @@ class EulerVP(_Straight):
         variance = sigma.square()
         total = variance.log1p()  # = B(tau)
         root = (beta_min**2 + 2 * beta_d * total).clamp_min(0).sqrt()  # = B'(tau)
-        tau = torch.where(total > 0, 2 * total / (root + beta_min), 0.0)
+        # the root that does not cancel; with beta_min < 0 small sigma lie at tau near -2 beta_min / beta_d
+        rising = 2 * total / (root + beta_min) if beta_min > 0 else (root - beta_min) / beta_d
+        tau = torch.where(total > 0, rising, 0.0)
         s = (-total / 2).exp()
         return _Place(tau, s, root / (2 * variance), root / (2 * variance * s))
 

@@ -162,7 +162,10 @@ class Grid:
         if self.kind == "explicit":
             snapped = schedule.snap(np.array(self.explicit_times)).numpy()
             return np.array([*sorted({float(t) for t in snapped} - {0.0}, reverse=True), 0.0])
-        if self.kind == "uniform":
+        if self.kind == "uniform" and isinstance(schedule, DiscreteVP) and self.steps <= schedule.steps:
+            steps = np.arange(schedule.steps, 0, -schedule.steps / self.steps)[: self.steps]
+            t = np.append(steps.round() / schedule.steps, 0.0)
+        elif self.kind == "uniform":
             t = np.linspace(1.0, 0.0, self.steps + 1)
             if self.steps > 1 and t[-2] < schedule.t_min - SAME_TIME:
                 t = np.append(np.linspace(1.0, schedule.t_min, self.steps), 0.0)

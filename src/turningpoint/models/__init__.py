@@ -78,12 +78,14 @@ def _spelled(head: str, settings: Mapping[str, Any]) -> str:
     plain = {
         key: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for key, value in settings.items()
-        if isinstance(value, bool | int | float | str | list | tuple)
+        if isinstance(value, bool | int | float | str | list | tuple | dict | Path)
     }
     return f"{head}?{urlencode(plain, safe=',:/')}" if plain else head
 
 
 def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

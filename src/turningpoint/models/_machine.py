@@ -374,7 +374,7 @@ _STEPS: dict[int, _Step] = {
         ("SETITEMS", _set_items),
         ("ADDITEMS", _add_items),
         ("POP", _pop),
-        ("POP_MARK", lambda machine, start, stop: machine.marked and machine.since_mark()),
+        ("POP_MARK", lambda machine, start, stop: machine.since_mark()),
         ("MEMOIZE", _memoize),
         ("GLOBAL", _global),
         ("STACK_GLOBAL", _stack_global),

@@ -78,7 +78,7 @@ class Node:
         for name, module in inside.items():
             if not isinstance(module, Node):
                 raise TurningpointError(
-                    f"{shown(self.class_name)}._modules[{shown(name)}] is of type {type(module).__name__}; "
+                    f"{shown(self.class_name)}._modules.{shown(name)} is of type {type(module).__name__}; "
                     "accepted: a module."
                 )
         return inside
@@ -88,7 +88,7 @@ class Node:
         for name, value in values.items():
             if not isinstance(value, Tensor):
                 raise TurningpointError(
-                    f"{shown(self.class_name)}.{kind}[{shown(name)}] is of type {type(value).__name__}; "
+                    f"{shown(self.class_name)}.{kind}.{shown(name)} is of type {type(value).__name__}; "
                     "accepted: a tensor or None."
                 )
         return values

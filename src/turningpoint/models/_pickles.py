@@ -30,11 +30,11 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 
 _NO_PICKLES = {
-    b"<": "a page in HTML or XML, perhaps of a download that failed",
-    b"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not fetched",
-    b"pk\x03\x04": "a zip archive",
-    b"\x1f\x8b": "compressed with gzip",
-    b"\x89hdf": "of HDF5",
+    b"<": "a page in HTML or XML, perhaps of a download that failed, and no checkpoint",
+    b"version https://git-lfs": "a pointer of Git LFS to a file that was not fetched, and no checkpoint",
+    b"pk\x03\x04": "a zip archive and no plain pickle",
+    b"\x1f\x8b": "compressed with gzip; accepted: the checkpoint inside it",
+    b"\x89hdf": "a file of HDF5 and no checkpoint of torch",
 }
 
 
@@ -77,7 +77,7 @@ def unpickle(data: memoryview, reading: Reading) -> Any:
     head = bytes(data[:64]).lstrip().lower()
     for start, kind in _NO_PICKLES.items():
         if head.startswith(start):
-            raise reading.refusal(f"is {kind}, not a checkpoint")
+            raise reading.refusal(f"is {kind}")
     value, _ = Machine(data, reading).run()
     check_tree(value, reading)
     return value
@@ -132,7 +132,7 @@ def read_legacy(data: memoryview, reading: Reading, names: Mapping[tuple[str, st
             if left < 0:
                 raise RefusedError("is shorter than its tensors: it is truncated")
             reading.spend(size + 1500)
-            storages[name] = Storage(torch.empty(size, dtype=torch.uint8), dtype)
+            storages[name] = Storage(torch.empty(size, dtype=torch.uint8, device="cpu"), dtype)
         whole = storages[name].raw
         if part is None:
             return Storage(whole, dtype)
