@@ -120,8 +120,11 @@ class TestStableDiffusion:
         assert torch.equal(first["embedding"][0], first["embedding"][2])
 
     def test_remembers_but_so_many(self, sd, monkeypatch):
-        monkeypatch.setattr("turningpoint.models._text_to_image.REMEMBERED", 3)
         model = tp.load(sd[1])
+        row = model.conditions([{"prompt": "a dog"}], torch.device("cpu"))["embedding"][0]
+        monkeypatch.setattr(
+            "turningpoint.models._text_to_image.REMEMBERED", 3 * row.numel() * row.element_size()
+        )
         for k in range(6):
             model.conditions([{"prompt": f"cat {k}"}], torch.device("cpu"))
         assert list(model._embeddings) == ["cat 3", "cat 4", "cat 5"]

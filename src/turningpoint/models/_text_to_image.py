@@ -30,8 +30,8 @@ from ._noise_tables import NoiseTable, Tabled
 from ._pipeline_folder import PipelineFolder
 
 MOST_TOKENS = 4_096
-REMEMBERED = 1_024
-"""Prompts whose embeddings are kept."""
+REMEMBERED = 2**29
+"""Bytes of embeddings that are kept; FLUX's take 8 MB each."""
 
 
 class TextEncoder(nn.Module):
@@ -129,7 +129,8 @@ class TextToImage(LatentDenoiser):
         for name in rows[0]:
             distinct = torch.stack([row[name] for row in rows]).to(device or rows[0][name].device)
             batch[name] = distinct.index_select(0, index.to(distinct.device))
-        while len(kept) > max(REMEMBERED, len(rows)):
+        size = sum(value.numel() * value.element_size() for value in rows[0].values())
+        while len(kept) > max(REMEMBERED // size, len(rows)):
             kept.popitem(last=False)
         return batch
 
