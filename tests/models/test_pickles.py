@@ -81,6 +81,35 @@ def test_plain_values_are_those_of_pickle(value, protocol):
     assert read_pickle(pickle.dumps(value, protocol)) == value
 
 
+KEYS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+)
+VALUES = st.recursive(
+    KEYS
+    | st.integers()
+    | st.sets(KEYS, max_size=4)
+    | st.frozensets(KEYS, max_size=4)
+    | st.complex_numbers(allow_nan=False),
+    lambda inside: (
+        st.lists(inside, max_size=4)
+        | st.dictionaries(KEYS | st.tuples(KEYS, KEYS), inside, max_size=4)
+        | st.lists(inside, max_size=4).map(tuple)
+    ),
+    max_leaves=30,
+)
+
+
+@settings(max_examples=300)
+@given(VALUES, st.sampled_from(PROTOCOLS))
+def test_random_values_are_those_of_pickle(value, protocol):
+    assert read_pickle(pickle.dumps(value, protocol)) == value
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_kinds_of_dictionaries_and_sequences_become_plain_ones(protocol):
     many = collections.defaultdict(dict, a={"b": 1})
@@ -198,6 +227,17 @@ def test_tensors_inside_a_plain_pickle(protocol):
 
 def _plain(tensor, key):
     return tensor.view(torch.uint8) if key == "float8" else tensor.detach()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("make", [torch.Tensor, nn.Parameter, nn.Buffer])
+def test_attributes_of_tensors_are_dropped(make, protocol):
+    noted = make(torch.arange(3.0))
+    noted.note = "kept by pickle"
+    got = read_pickle(pickle.dumps(noted, protocol))
+    assert type(got) is torch.Tensor
+    assert got.tolist() == [0, 1, 2]
+    assert not hasattr(got, "note")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
