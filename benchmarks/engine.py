@@ -47,8 +47,8 @@ def redrawn(network: nn.Module) -> nn.Module:
 
 def edm() -> tp.Denoiser:
     """ddpm++ with EDM's preconditioning, as for CIFAR-10 but narrower."""
+    from turningpoint.models._networks.songunet import SongUNet
     from turningpoint.models._preconditioning import EDMPrecond
-    from turningpoint.models._songunet import SongUNet
     from turningpoint.models.edm import EDMDenoiser
 
     unet = SongUNet(16, 3, 3, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8])
@@ -57,7 +57,7 @@ def edm() -> tp.Denoiser:
 
 def adm() -> tp.Denoiser:
     """guided-diffusion's U-Net with its flags for 256 pixels, narrower, on 16 pixels, with learned variance."""
-    from turningpoint.models._adm_unet import ADMUNet
+    from turningpoint.models._networks.adm_unet import ADMUNet
     from turningpoint.models.adm import ADM
 
     unet = ADMUNet(
@@ -75,7 +75,7 @@ def adm() -> tp.Denoiser:
 
 def ddpm() -> tp.Denoiser:
     """The U-Net of Ho et al. in score_sde's layout."""
-    from turningpoint.models._ddpm_unet import DDPMUNet, Layout
+    from turningpoint.models._networks.ddpm_unet import DDPMUNet, Layout
     from turningpoint.models.ddpm import DDPM
 
     unet = DDPMUNet(Layout(32, (1, 2), 1, (1,)))

@@ -31,8 +31,8 @@ import torch
 from safetensors.torch import save_file
 
 from turningpoint.errors import TurningpointError
-from turningpoint.models._checkpoint import read_checkpoint
-from turningpoint.models._pickles import read_pickle
+from turningpoint.models._reading.checkpoint import read_checkpoint
+from turningpoint.models._reading.pickles import read_pickle
 
 MIB = 1 << 20
 FORBIDDEN = re.compile(

@@ -17,7 +17,7 @@ from turningpoint.diffusion.sampler import Step, interpolated_log_variance
 from turningpoint.diffusion.spacing import respaced_steps
 from turningpoint.models import fingerprint
 from turningpoint.models._adm_flags import PUBLISHED, check_told, parse, read_structure
-from turningpoint.models._adm_unet import ADMUNet, Attention
+from turningpoint.models._networks.adm_unet import ADMUNet, Attention
 from turningpoint.models.adm import ADM
 from turningpoint.simulation.engine import Engine
 from turningpoint.simulation.noise import Address, RecordedNoise

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from turningpoint.models._adm_unet import ADMUNet, Attention, GroupNorm, embed_time
+from turningpoint.models._networks.adm_unet import ADMUNet, Attention, GroupNorm, embed_time
 
 SMALL = {"num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention": (2,), "num_heads": 2}
 

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from turningpoint.errors import TurningpointError
-from turningpoint.models._checkpoint import load_tensors, read_checkpoint, read_metadata, tensors
-from turningpoint.models._nodes import state_dict
+from turningpoint.models._reading.checkpoint import load_tensors, read_checkpoint, read_metadata, tensors
+from turningpoint.models._reading.nodes import state_dict
 
 
 def small():

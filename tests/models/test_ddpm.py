@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import turningpoint as tp
-from turningpoint.models._ddpm_unet import DDPMUNet, Layout
+from turningpoint.models._networks.ddpm_unet import DDPMUNet, Layout
 from turningpoint.models.ddpm import DDPM, late_start, late_start_steps
 
 GOLDEN = Path(__file__).parent / "golden" / "symmetry_breaking"

@@ -7,7 +7,7 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from turningpoint.models._ddpm_unet import DDPMUNet, Layout, sinusoids
+from turningpoint.models._networks.ddpm_unet import DDPMUNet, Layout, sinusoids
 
 LAYOUTS = {
     "the golden one": Layout(32, (1, 1), 1, (1,)),

@@ -17,8 +17,8 @@ from tiny_pipelines import tiny_dit, tiny_sd, tiny_sdxl, tiny_unet
 
 import turningpoint as tp
 from turningpoint.errors import TurningpointError
-from turningpoint.models import _hub
-from turningpoint.models._hub import wanted_files
+from turningpoint.models._pipelines import hub
+from turningpoint.models._pipelines.hub import wanted_files
 
 CODE = "import pathlib\npathlib.Path({!r}).touch()\n"
 
@@ -468,4 +468,4 @@ class TestHub:
         ]
         inside = wanted_files([f"a/{name}" for name in names], ["unet"], None, "a/")
         assert inside == ["a/unet/config.json", "a/unet/diffusion_pytorch_model.safetensors"]
-        assert _hub.HUB_ID.fullmatch("stabilityai/sd-2.1")
+        assert hub.HUB_ID.fullmatch("stabilityai/sd-2.1")

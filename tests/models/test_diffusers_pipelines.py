@@ -123,7 +123,7 @@ class TestStableDiffusion:
         model = tp.load(sd[1])
         row = model.conditions([{"prompt": "a dog"}], torch.device("cpu"))["embedding"][0]
         monkeypatch.setattr(
-            "turningpoint.models._text_to_image.REMEMBERED", 3 * row.numel() * row.element_size()
+            "turningpoint.models._pipelines.text_to_image.REMEMBERED", 3 * row.numel() * row.element_size()
         )
         for k in range(6):
             model.conditions([{"prompt": f"cat {k}"}], torch.device("cpu"))

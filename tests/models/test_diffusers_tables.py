@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from tiny_pipelines import STABLE, tiny_sd, tiny_unet
 
 import turningpoint as tp
-from turningpoint.models._noise_tables import SCHEDULERS, NoiseTable, scheduler_config
+from turningpoint.models._pipelines.noise_tables import SCHEDULERS, NoiseTable, scheduler_config
 
 
 def table_of(name="DDPMScheduler", described=None, **given):

@@ -14,11 +14,11 @@ from edm_pickles import Recorded, scramble, snapshot, state_of, write
 import turningpoint as tp
 from turningpoint.errors import TurningpointError
 from turningpoint.models import fingerprint
-from turningpoint.models._checkpoint import read_checkpoint
-from turningpoint.models._dhariwal import DhariwalUNet
 from turningpoint.models._edm_snapshot import recorded_network, stated_licence
+from turningpoint.models._networks.dhariwal import DhariwalUNet
+from turningpoint.models._networks.songunet import SongUNet
 from turningpoint.models._preconditioning import EDMPrecond, VEPrecond, VPPrecond, iDDPMPrecond
-from turningpoint.models._songunet import SongUNet
+from turningpoint.models._reading.checkpoint import read_checkpoint
 
 ONE_CALL = 5e-5
 HOSTILE = Path(__file__).parent / "golden" / "edm" / "hostile"

@@ -10,15 +10,15 @@ from edm_pickles import scramble
 from scipy.signal import convolve2d
 from torch import nn
 
-from turningpoint.models._dhariwal import DhariwalUNet
-from turningpoint.models._edm_blocks import (
+from turningpoint.models._networks.dhariwal import DhariwalUNet
+from turningpoint.models._networks.edm_blocks import (
     Conv2d,
     FourierEmbedding,
     PositionalEmbedding,
     UNetBlock,
     self_attention,
 )
-from turningpoint.models._songunet import SongUNet
+from turningpoint.models._networks.songunet import SongUNet
 
 GOLDEN = Path(__file__).parent / "golden" / "edm"
 BLOCKS = {

@@ -27,7 +27,7 @@ from turningpoint.diffusion.guidance import Guided
 from turningpoint.diffusion.sampler import sampler
 from turningpoint.diffusion.schedule import RectifiedFlow
 from turningpoint.models import fingerprint
-from turningpoint.models._flow_transformers import flow_times
+from turningpoint.models._pipelines.flow_transformers import flow_times
 from turningpoint.simulation.noise import Address, RecordedNoise
 
 ONE_CALL, CHAIN = 5e-5, 2e-4

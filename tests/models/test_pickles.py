@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from turningpoint.errors import TurningpointError
-from turningpoint.models._nodes import Global, Module, Persistent, state_dict
-from turningpoint.models._pickles import read_pickle
+from turningpoint.models._reading.nodes import Global, Module, Persistent, state_dict
+from turningpoint.models._reading.pickles import read_pickle
 
 HOSTILE = pathlib.Path(__file__).parent / "golden" / "edm" / "hostile"
 PROTOCOLS = range(6)

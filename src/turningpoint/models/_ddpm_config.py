@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TurningpointError, one_of
-from ._ddpm_unet import NONLINEARITIES, Layout
+from ._networks.ddpm_unet import NONLINEARITIES, Layout
 from .settings import number, whole
 
 READ_OFF = (

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TurningpointError
-from ._checkpoint import load_tensors
-from ._dhariwal import DhariwalUNet
-from ._nodes import Node, Persistent, state_dict
+from ._networks.dhariwal import DhariwalUNet
+from ._networks.songunet import SongUNet
 from ._preconditioning import EDMPrecond, Preconditioning, VEPrecond, VPPrecond, iDDPMPrecond
-from ._songunet import SongUNet
+from ._reading.checkpoint import load_tensors
+from ._reading.nodes import Node, Persistent, state_dict
 
 PRECONDITIONINGS: dict[str, type[Preconditioning]] = {
     kind.__name__: kind for kind in (EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond)

@@ -55,7 +55,7 @@ def recognised(where: str | Path) -> str:
         )
     if path.suffix in ARRAYS:
         return "empirical"
-    from ._checkpoint import read_checkpoint
+    from ._reading.checkpoint import read_checkpoint
 
     content = read_checkpoint(path)
     for scheme, fits in CHECKPOINTS.items():

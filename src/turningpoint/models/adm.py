@@ -7,7 +7,7 @@ the reverse step: v from -1, the posterior's, to 1, :math:`\beta`, their logarit
 steps that ``timestep_respacing`` keeps, and the network is told them by their original number n, or, with
 ``rescale_timesteps``, as 1000 n / T.
 
-The file is a state dict; `_adm_flags` says what its tensors tell, and `_adm_unet` what the network is.
+The file is a state dict; `_adm_flags` says what its tensors tell, and `_networks.adm_unet` what the network is.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from ._adm_flags import (
     read_structure,
     written,
 )
-from ._adm_unet import ADMUNet, Attention
-from ._checkpoint import load_tensors, read_checkpoint, tensors
+from ._networks.adm_unet import ADMUNet, Attention
+from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
 
 LARGEST_JSON = 2**20
 """Bytes of a file of flags."""

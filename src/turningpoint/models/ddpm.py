@@ -28,9 +28,9 @@ from ..diffusion.grid import Grid
 from ..diffusion.schedule import DiscreteVP
 from ..errors import TurningpointError, one_of
 from . import MODELS
-from ._checkpoint import load_tensors, read_checkpoint, tensors
 from ._ddpm_config import agreed_size, configuration
-from ._ddpm_unet import DDPMUNet, Layout
+from ._networks.ddpm_unet import DDPMUNet, Layout
+from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
 from .settings import whole
 
 WEIGHTS = ("ema", "raw")

@@ -11,8 +11,8 @@ StableDiffusion3Pipeline, FluxPipeline  a flow's transformer on latents, told a 
 ======================================  ===================================================================
 
 A folder of a ``UNet2DModel`` alone, its ``config.json`` and weights, is a U-Net on pixels too.  Nothing in a
-folder is run (`_pipeline_folder`).  The clock and the usual grid follow from the scheduler's configuration
-(`_noise_tables`), each of whose settings can be overridden by its own name.
+folder is run (`_pipelines.pipeline_folder`).  The clock and the usual grid follow from the scheduler's configuration
+(`_pipelines.noise_tables`), each of whose settings can be overridden by its own name.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ import torch
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError, one_of
 from . import MODELS
-from ._flow_transformers import flux, stable_diffusion_3
-from ._hub import find_folder
-from ._noise_tables import FLOWS, SCHEDULERS, known_settings
-from ._offload import OFFLOADS, offloaded
 from ._options import dtype_of
-from ._pipeline_folder import Options, PipelineFolder, reason
-from ._pixel_unets import dit, pixel_unet
-from ._text_to_image import stable_diffusion, stable_diffusion_xl
+from ._pipelines.flow_transformers import flux, stable_diffusion_3
+from ._pipelines.hub import find_folder
+from ._pipelines.noise_tables import FLOWS, SCHEDULERS, known_settings
+from ._pipelines.offload import OFFLOADS, offloaded
+from ._pipelines.pipeline_folder import Options, PipelineFolder, reason
+from ._pipelines.pixel_unets import dit, pixel_unet
+from ._pipelines.text_to_image import stable_diffusion, stable_diffusion_xl
 
 Builder = Callable[[PipelineFolder], Denoiser]
 

@@ -22,9 +22,9 @@ from ..diffusion.grid import Grid
 from ..diffusion.schedule import EDM
 from ..errors import TurningpointError
 from . import MODELS
-from ._checkpoint import read_checkpoint
 from ._edm_snapshot import recorded_network
 from ._preconditioning import Coefficients, Preconditioning
+from ._reading.checkpoint import read_checkpoint
 from .settings import number
 
 USUAL_STEPS = 18

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 GROUPS, EPS = 32, 1e-6
 """Of every group normalisation."""

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import TurningpointError
-from ._hub import is_plain, is_variant
-from ._noise_tables import scheduler_config
+from ...errors import TurningpointError
+from .hub import is_plain, is_variant
+from .noise_tables import scheduler_config
 
 MOST_BYTES_OF_JSON = 4 * 2**20
 LARGEST_NUMBER = 2**24

@@ -20,7 +20,7 @@ import pickletools
 import re
 from collections.abc import Iterator
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 CODES = {op.name: ord(op.code) for op in pickletools.opcodes}
 """The byte of each opcode, by its name."""

@@ -20,8 +20,8 @@ import struct
 from itertools import pairwise
 from typing import Any
 
-from ..errors import TurningpointError
-from ._opcodes import Reading, shown
+from ...errors import TurningpointError
+from .opcodes import Reading, shown
 
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import TurningpointError
-from ._opcodes import Reading, shown
+from ...errors import TurningpointError
+from .opcodes import Reading, shown
 
 
 @dataclass(frozen=True, slots=True)

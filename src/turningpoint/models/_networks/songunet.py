@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import one_of
-from ._edm_blocks import Conv2d, FourierEmbedding, PositionalEmbedding, UNetBlock, group_norm
-from ._edm_trunk import Trunk
+from ...errors import one_of
+from .edm_blocks import Conv2d, FourierEmbedding, PositionalEmbedding, UNetBlock, group_norm
+from .edm_trunk import Trunk
 
 
 class SongUNet(Trunk):

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 
 def _check_even(num_channels: int) -> None:

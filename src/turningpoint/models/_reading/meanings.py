@@ -3,7 +3,7 @@ r"""What the names in a checkpoint mean here: the whole list, and nothing by pre
 A pickle names functions and classes and asks for them to be called.  None is imported or called:
 each accepted pair (module, name) stands for a few lines below, which check their arguments and build
 the value that the real thing would have built.  Every other pair is refused by its name.  Tensors are in
-`_tensors`.
+`tensors`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from torch import nn
 
-from ._nodes import Fields, Global, Module, Persistent
-from ._opcodes import Reading
+from .nodes import Fields, Global, Module, Persistent
+from .opcodes import Reading
 
 _NUMPY_TYPES = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 _MODULES = {

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TurningpointError
-from ._latent import LatentDenoiser, autoencoder, latent_shape, side, sides
-from ._noise_tables import NoiseTable, Tabled
-from ._pipeline_folder import PipelineFolder
-from .settings import whole
+from ...errors import TurningpointError
+from ..settings import whole
+from .latent import LatentDenoiser, autoencoder, latent_shape, side, sides
+from .noise_tables import NoiseTable, Tabled
+from .pipeline_folder import PipelineFolder
 
 DIT_STEPS = 250
 """Ancestral steps of Peebles & Xie 2023, section 4."""

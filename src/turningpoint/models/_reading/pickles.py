@@ -6,7 +6,7 @@ which whole files were written as well until 2020.  It is five pickles one after
     magic number, version, facts about the writing machine, the value, the list of the storages' keys,
 
 in which the value names its storages by key, and then the storages in the order of that list: each is
-its number of elements, in 8 bytes, and the elements.  Nothing here runs what a file holds (`_machine`).
+its number of elements, in 8 bytes, and the elements.  Nothing here runs what a file holds (`machine`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import TurningpointError
-from ._machine import Machine
-from ._meanings import NAMES, RefusedError, means
-from ._nodes import Global, check_tree
-from ._opcodes import Reading
-from ._tensors import STORAGE_NAMES, Storage, storage_id
+from ...errors import TurningpointError
+from .machine import Machine
+from .meanings import NAMES, RefusedError, means
+from .nodes import Global, check_tree
+from .opcodes import Reading
+from .tensors import STORAGE_NAMES, Storage, storage_id
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
@@ -51,7 +51,7 @@ def read_pickle(file: str | Path | bytes, source: str = "") -> Any:
     Returns
     -------
     Any
-        Plain values, containers, tensors on the CPU and nodes (`_nodes`).  Tensors own their memory.
+        Plain values, containers, tensors on the CPU and nodes (`nodes`).  Tensors own their memory.
         Strings of bytes from 4 KiB on are views of the file.
 
     Raises

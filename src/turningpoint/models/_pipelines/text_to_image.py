@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TurningpointError
-from ._latent import LatentDenoiser, autoencoder, home, latent_shape
-from ._noise_tables import NoiseTable, Tabled
-from ._pipeline_folder import PipelineFolder
+from ...errors import TurningpointError
+from .latent import LatentDenoiser, autoencoder, home, latent_shape
+from .noise_tables import NoiseTable, Tabled
+from .pipeline_folder import PipelineFolder
 
 MOST_TOKENS = 4_096
 REMEMBERED = 2**29

@@ -15,8 +15,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._edm_blocks import Conv2d, PositionalEmbedding, UNetBlock, group_norm
-from ._edm_trunk import Trunk
+from .edm_blocks import Conv2d, PositionalEmbedding, UNetBlock, group_norm
+from .edm_trunk import Trunk
 
 
 class DhariwalUNet(Trunk):

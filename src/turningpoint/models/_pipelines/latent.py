@@ -18,11 +18,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.denoiser import NetworkDenoiser
-from ..diffusion.schedule import Schedule
-from ..errors import TurningpointError
-from ._pipeline_folder import LARGEST_SIZE, Options, PipelineFolder
-from .settings import whole
+from ...diffusion.denoiser import NetworkDenoiser
+from ...diffusion.schedule import Schedule
+from ...errors import TurningpointError
+from ..settings import whole
+from .pipeline_folder import LARGEST_SIZE, Options, PipelineFolder
 
 AUTOENCODERS = ("diffusers.AutoencoderKL",)
 

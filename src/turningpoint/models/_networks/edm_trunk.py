@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import TurningpointError
-from ._edm_blocks import Conv2d, UNetBlock
+from ...errors import TurningpointError
+from .edm_blocks import Conv2d, UNetBlock
 
 
 class Trunk(nn.Module):

@@ -3,11 +3,11 @@ r"""Checkpoints as files: which format one is in, its value, and how its tensors
 ==============  =================================================  ===========================
 format          starts with                                        read by
 ==============  =================================================  ===========================
-torch.save      ``PK``, the sign of a zip archive                  `_archive`, `_machine`
-torch.save      a pickle of the number 0x1950A86A20F9469CFC6C      `_pickles.read_legacy`
+torch.save      ``PK``, the sign of a zip archive                  `archive`, `machine`
+torch.save      a pickle of the number 0x1950A86A20F9469CFC6C      `pickles.read_legacy`
 before 2020
 safetensors     the length of a header in JSON, and the header     the `safetensors` package
-pickle          ``\\x80`` and the protocol                          `_pickles.read_pickle`
+pickle          ``\\x80`` and the protocol                          `pickles.read_pickle`
 ==============  =================================================  ===========================
 
 The content decides, not the file's name.  Nothing in a file is executed.  Tensors of an archive stay in
@@ -25,14 +25,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..errors import TurningpointError
-from ._archive import entries
-from ._machine import Machine
-from ._meanings import RefusedError
-from ._nodes import check_tree
-from ._opcodes import Reading, shown
-from ._pickles import is_legacy, mapped, read_legacy, unpickle
-from ._tensors import Storage, storage_id
+from ...errors import TurningpointError
+from .archive import entries
+from .machine import Machine
+from .meanings import RefusedError
+from .nodes import check_tree
+from .opcodes import Reading, shown
+from .pickles import is_legacy, mapped, read_legacy, unpickle
+from .tensors import Storage, storage_id
 
 
 def read_checkpoint(path: str | Path) -> Any:
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> Any:
     Returns
     -------
     Any
-        Plain values, containers, tensors on the CPU and nodes (`_nodes`).
+        Plain values, containers, tensors on the CPU and nodes (`nodes`).
 
     Raises
     ------

@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 
-from ..diffusion.denoiser import NetworkDenoiser
-from ..diffusion.grid import Grid
-from ..diffusion.schedule import DiscreteVP
-from ..errors import TurningpointError, one_of
-from .settings import array
+from ...diffusion.denoiser import NetworkDenoiser
+from ...diffusion.grid import Grid
+from ...diffusion.schedule import DiscreteVP
+from ...errors import TurningpointError, one_of
+from ..settings import array
 
 ANCESTRAL = ("DDPMScheduler", "DDPMParallelScheduler")
 EULERIAN = (

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 OFFLOADS = ("model", "sequential")
 Model = TypeVar("Model", bound=nn.Module)

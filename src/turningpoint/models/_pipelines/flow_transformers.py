@@ -36,14 +36,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..diffusion.grid import Grid
-from ..diffusion.schedule import RectifiedFlow
-from ..errors import TurningpointError
-from ._latent import LatentDenoiser, autoencoder, latent_shape
-from ._noise_tables import FLOWS, MOST_STEPS
-from ._pipeline_folder import PipelineFolder, reason
-from ._text_to_image import TextEncoder, TextToImage
-from .settings import number, whole
+from ...diffusion.grid import Grid
+from ...diffusion.schedule import RectifiedFlow
+from ...errors import TurningpointError
+from ..settings import number, whole
+from .latent import LatentDenoiser, autoencoder, latent_shape
+from .noise_tables import FLOWS, MOST_STEPS
+from .pipeline_folder import PipelineFolder, reason
+from .text_to_image import TextEncoder, TextToImage
 
 LONGEST_PROMPT = 512
 """Tokens that T5 is given at most."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._meanings import CALLS, NAMES, Key, Machine, RefusedError, means, sequence
-from ._nodes import Global
+from .meanings import CALLS, NAMES, Key, Machine, RefusedError, means, sequence
+from .nodes import Global
 
 STORAGES = {
     "FloatStorage": torch.float32,

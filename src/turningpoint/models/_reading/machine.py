@@ -2,12 +2,12 @@ r"""The stack machine of pickle, which calls nothing that the file names.
 
 Opcodes push values, collect them into containers and, with ``REDUCE``, ``NEWOBJ`` and ``BUILD``, ask for
 functions to be called.  Containers and plain values are built as usual.  A name becomes an inert `Global`
-if it is on the list of `_meanings`, and is refused otherwise; a call runs the few lines that stand
+if it is on the list of `meanings`, and is refused otherwise; a call runs the few lines that stand
 there, never the function itself.  The order of work:
 
-1. `_opcodes.check` walks over the whole stream: opcodes, lengths, memo indices, memory.
+1. `opcodes.check` walks over the whole stream: opcodes, lengths, memo indices, memory.
 2. The machine obeys it.
-3. Whoever asked for it looks at the result with `_nodes.check_tree`.
+3. Whoever asked for it looks at the result with `nodes.check_tree`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import TurningpointError
-from ._meanings import CALLS, NAMES, RefusedError, build, fill
-from ._nodes import Global
-from ._opcodes import CODES, LONG_BYTES, Reading, check, memo_index, operations, shown
+from ...errors import TurningpointError
+from .meanings import CALLS, NAMES, RefusedError, build, fill
+from .nodes import Global
+from .opcodes import CODES, LONG_BYTES, Reading, check, memo_index, operations, shown
 
 _MOVED = {"__builtin__": "builtins", "copy_reg": "copyreg", "torch.tensor": "torch._tensor"}
 _ESCAPED = re.compile(rb"""(?:[^\\]++|\\(?:[\\'"nrt]|x[0-9a-f]{2}))*+""")
 
 _FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError)
-"""What the steps and `_meanings` run into where a stream holds something else than they take."""
+"""What the steps and `meanings` run into where a stream holds something else than they take."""
 
 _Step = Callable[["Machine", int, int], object]
 
@@ -42,7 +42,7 @@ class Machine:
     reading : Reading
         The file's name and the memory left.
     names : mapping, optional
-        Accepted names; `_meanings.NAMES` by default.
+        Accepted names; `meanings.NAMES` by default.
     stored : callable, optional
         From a persistent id to the storage that it stands for; without it there are none.
     """

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 GROUPS = 32
 """Of every group norm; all widths are multiples of it."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import TurningpointError
+from ...errors import TurningpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")

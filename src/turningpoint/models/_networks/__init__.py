@@ -1,0 +1,1 @@
+"""Architectures of published checkpoints, with the parameter names of these."""
