@@ -5,7 +5,7 @@ Nothing is simulated, measured or estimated here: see `turningpoint.run` for the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,11 @@ class Archive:
             if axis in dataset.dims:
                 first = self.manifest["axes"].get(f"first_{axis}", 0)
                 dataset = dataset.assign_coords({axis: first + np.arange(dataset.sizes[axis])})
+        told = spelled_out(self.manifest["axes"])
+        for name in ("prompt", "negative_prompt"):
+            texts = [condition.get(name, "") for condition in told]
+            if "item" in dataset.dims and any(texts):
+                dataset = dataset.assign_coords({name: ("item", np.array(texts, dtype=object))})
         units = {"t": "diffusion time, 0 is data", "logsnr": "log(alpha^2 / sigma^2)"}
         units["native"] = self.settings["model"].get("native_unit", "")
         for name, unit in units.items():
@@ -283,3 +288,13 @@ class Archive:
         if self.store.has("condition"):
             return self.store.read("condition")
         return np.zeros(self.store.read("done").shape[0], dtype=np.int64)
+
+
+def spelled_out(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The condition of every item from a manifest's axes.
+
+    >>> spelled_out({"items": 2, "condition": {"label": 3}})
+    [{'label': 3}, {'label': 3}]
+    """
+    told = axes.get("condition", {})
+    return list(told) if isinstance(told, list) else [told] * axes.get("items", 0)

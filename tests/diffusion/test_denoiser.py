@@ -181,3 +181,21 @@ def test_a_denoiser_without_extras():
     assert model.classifier() is None
     assert model.starting_images() is None
     assert model.fingerprint_config()["class"] == "Zero"
+
+
+def test_guidance_takes_one_hot_labels():
+    from turningpoint.diffusion.denoiser import NetworkDenoiser
+    from turningpoint.diffusion.schedule import VP
+
+    class OneHot(NetworkDenoiser):
+        def raw(self, x_t, t, label=None):
+            hot = torch.zeros(len(x_t), 3) if label is None else label
+            if hot.ndim == 1:
+                hot = torch.nn.functional.one_hot(label.clamp_min(0), 3) * (label >= 0)[:, None]
+            return hot.float() @ torch.tensor([[1.0], [2.0], [4.0]]) * torch.ones_like(x_t)
+
+    model = OneHot(torch.nn.Identity(), VP(), (2,), "x0", n_classes=3)
+    x_t, t, label = torch.zeros(2, 2), torch.tensor([0.5, 0.5]), torch.tensor([0, 2])
+    indexed = Guided(model, 3.0)(x_t, t, label)
+    assert torch.equal(Guided(model, 3.0)(x_t, t, torch.eye(3)[label]), indexed)
+    assert indexed[:, 0].tolist() == [3.0, 12.0]

@@ -190,3 +190,24 @@ def test_sampling_starts_from_unit_noise_where_variance_is_preserved():
     assert float(EDM().start_std(1.0)) == pytest.approx(80)
     assert float(RectifiedFlow().start_std(1.0)) == 1
     assert np.isclose(float(EDM().start_std(EDM().t(sigma=20.0))), 20)
+
+
+@pytest.mark.parametrize("kind", ["vp", "ve", "iddpm"])
+def test_noise_levels_of_table_1_are_grids(kind):
+    from turningpoint.diffusion.discretization import karras_grid
+
+    clock = EDM(0.02, 75.0)
+    np.testing.assert_array_equal(Grid(6, kind).times(clock), karras_grid(clock, kind, 6).times(clock))
+    assert Grid.from_config(Grid(6, kind).config()) == Grid(6, kind)
+
+
+def test_times_that_there_are_not(refuses):
+    with refuses("sigma is 2.0, which this clock shows at no time"):
+        LINEAR.t(sigma=2.0)
+    with refuses("sigma is -1.0"):
+        EDM().t(sigma=-1.0)
+    assert float(LINEAR.t(alpha=0.0)) == math.inf
+
+
+def test_one_step_to_the_first_step():
+    assert Grid(1, "leading", end="first step").times(LINEAR).tolist() == [LINEAR.t_min, 0.0]

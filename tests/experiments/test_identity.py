@@ -47,7 +47,7 @@ def test_units_do_not_straddle_chunks_after_an_extension(tmp_path):
     class Plan:
         base, grid, schedule = world, tp.Grid(6), world.schedule
 
-    units = _units(grown.store, grown.manifest["axes"], [{}] * 130, Plan, ())
+    units = _units(grown.store, grown.manifest["axes"], [{}] * 130, Plan, (), 64)
     assert {unit.region[0].start % 50 for unit in units} == {0}
     np.testing.assert_allclose(grown.images.values, _turn(world, x).images.values, atol=1e-5)
 

@@ -166,3 +166,46 @@ def test_the_step_check_doubles_the_grid_of_the_models_authors(monkeypatch, refu
     )
     with refuses("explicit list of times"):
         tp.step_check(own.measure("pixels"), progress=None)
+
+
+def test_prompts_are_coordinates_of_the_data(letters):
+    run = tp.generate(letters, 2, prompt=["a", "bb"], negative_prompt="c", guidance=2.0, **QUICK)
+    assert run.data["prompt"].values.tolist() == ["a", "bb"]
+    assert run.data["negative_prompt"].values.tolist() == ["c", "c"]
+
+
+def test_a_negative_prompt_needs_guidance(letters, refuses):
+    with refuses("negative_prompt is 'c' without guidance"):
+        tp.generate(letters, 2, prompt="a", negative_prompt="c", **QUICK)
+
+
+def test_generated_starts_use_the_grid_of_the_run(tmp_path):
+    tp.uturn("digits", generate=2, times=[0.5], out=tmp_path / "run", progress=None)
+    made = tp.open_run(tmp_path / "run" / "generated-2")
+    assert made.settings["grid"] == tp.open_run(tmp_path / "run").settings["grid"]
+    assert made.settings["sampler"]["name"] == "ddpm"
+
+
+def test_labels_may_be_one_hot():
+    hot = np.eye(10)[[3, 5]]
+    hot[1] = 0
+    run = tp.generate("digits", 2, label=hot, steps=2, progress=None)
+    assert run.store.read("label").tolist() == [3, -1]
+
+
+def test_start_noise_may_come_with_the_draws_of_the_steps():
+    z = np.random.default_rng(0).normal(size=(2, 5, 1, 28, 28)).astype(np.float32)
+    run = tp.generate("digits", noise=z, sampler="ddpm", steps=4, seed=1, progress=None)
+    again = tp.generate("digits", noise=z, sampler="ddpm", steps=4, seed=2, progress=None)
+    np.testing.assert_array_equal(run.images.values, again.images.values)
+    start = tp.generate("digits", noise=z[:, 0], sampler="ddpm", steps=4, seed=2, progress=None)
+    assert np.abs(start.images.values - run.images.values).max() > 0.1
+
+
+def test_a_state_at_zero_is_the_end_wherever_that_lies():
+    grid = tp.Grid(4, "leading", end="first step")
+    network = torch.nn.Identity()
+    network.forward = lambda x, step: 0.1 * x
+    model = tp.NetworkDenoiser(network, tp.DiscreteVP.named("linear"), (3,))
+    run = tp.generate(model, 2, sampler="ddim", grid=grid, record=[tp.Record("state", (0.0,))], progress=None)
+    np.testing.assert_array_equal(run.data["state"].values[:, 0], run.images.values)

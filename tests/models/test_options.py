@@ -121,3 +121,51 @@ def test_a_description():
     assert told["shape"] == [2]
     assert "closed form" in told["kind"]
     assert told["licence"] == "not stated where the model lies"
+
+
+class TestNames:
+    """What a manifest keeps loads the same model, from any folder, whatever the machine."""
+
+    def test_machine_options_are_no_part_of_it(self, small):
+        model = load("small:there", device="cpu", channels_last=True, scale=2.0)
+        assert model.name == "small:there?scale=2.0"
+
+    @pytest.mark.parametrize(
+        "value", ["100", "True", "a b", "1,2", "None", [3], [1, 2], (0.5,), {"a": 1}, None, 2.5]
+    )
+    def test_settings_come_back_as_they_were(self, monkeypatch, value):
+        MODELS.names()
+        told = []
+
+        def loader(where="", setting=None):
+            told.append(setting)
+            return load("gaussians?dim=2")
+
+        monkeypatch.setitem(MODELS._known, "told", loader)
+        name = load("told", setting=value).name
+        load(name)
+        assert told[1] in (value, tuple(value) if isinstance(value, list) else value)
+        assert isinstance(told[1], str) == isinstance(value, str)
+
+    def test_dtypes_and_numbers_of_numpy(self, small):
+        import numpy as np
+
+        model = load("small", dtype=torch.bfloat16, scale=np.float64(2.0))
+        assert model.name == "small?dtype=bfloat16&scale=2.0"
+        assert fingerprint(load(model.name)) == fingerprint(model)
+
+    @pytest.mark.parametrize("name", ["plain.npy", "with space.npy", "a?b=1.npy", "c#d&e.npy", "100%.npy"])
+    def test_any_file_name_from_any_folder(self, tmp_path, monkeypatch, name):
+        import numpy as np
+
+        monkeypatch.chdir(tmp_path)
+        np.save(name, np.random.default_rng(0).normal(size=(9, 3)))
+        for given in (f"empirical:{name}", name, tmp_path / name):
+            model = load(given)
+            with monkeypatch.context() as elsewhere:
+                elsewhere.chdir("/")
+                assert fingerprint(load(model.name)) == fingerprint(model)
+
+    def test_a_path_that_is_not_there(self, refuses):
+        with refuses("'missing.pkl' is neither a file nor a folder"):
+            load("missing.pkl")

@@ -74,7 +74,7 @@ class Schedule(ABC):
         Raises
         ------
         TurningpointError
-            If none or several clocks are given.
+            If none or several clocks are given, or there is no such time.
 
         Examples
         --------
@@ -91,6 +91,8 @@ class Schedule(ABC):
             )
         ((name, value),) = given.items()
         inverse: Tensor = getattr(self, f"_t_from_{name}")(as_times(value))
+        if bool(inverse.isnan().any()):
+            raise TurningpointError(f"{name} is {value}, which this clock shows at no time.")
         return inverse
 
     @abstractmethod
@@ -115,7 +117,11 @@ class Schedule(ABC):
 
     def __repr__(self) -> str:
         config = self.config()
-        settings = ", ".join(f"{k}={v}" for k, v in config.items() if k != "kind")
+        settings = ", ".join(
+            f"{k}={f'{len(v)} numbers' if isinstance(v, list) else v}"
+            for k, v in config.items()
+            if k != "kind"
+        )
         return f"{config['kind']}({settings})"
 
 

@@ -285,11 +285,16 @@ class NetworkDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return self.clipped(self.estimate(x_t, t, label=label))
 
-    def with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+    def estimate_with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        """`with_variance` before any clipping."""
         if not self.learned_variance:
             return super().with_variance(x_t, t, **condition)
         output, v = self.raw(x_t, t, **condition).chunk(2, 1)
-        return self.clipped(self._data(x_t, t, output)), v
+        return self._data(x_t, t, output), v
+
+    def with_variance(self, x_t: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        x_0, v = self.estimate_with_variance(x_t, t, **condition)
+        return self.clipped(x_0), v
 
     def _data(self, x_t: Tensor, t: Tensor, output: Tensor) -> Tensor:
         """What the prediction says of x_0."""

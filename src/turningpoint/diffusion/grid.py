@@ -13,6 +13,9 @@ kind           times
 ``respaced``,  steps of the network's own, chosen as other programs do (`spacing`); some of these
 ``leading``,   grids begin below t = 1
 ``linspace``
+``vp``,        noise levels of other programs inside the clock's range (Karras et al. 2022, Table 1;
+``ve``,        `discretization`)
+``iddpm``
 explicit       a list of times
 =============  ======================================================================
 
@@ -44,7 +47,8 @@ to the next time; else most steps would be spent where nothing happens.
 """
 
 DISCRETE = ("respaced", "leading", "linspace")
-KINDS = ("uniform", "logsnr", "rho", "explicit", *DISCRETE)
+KARRAS = ("vp", "ve", "iddpm")
+KINDS = ("uniform", "logsnr", "rho", "explicit", *KARRAS, *DISCRETE)
 ENDS = ("data", "first step")
 SAME_TIME = 1e-9
 """Two times closer than this are one."""
@@ -59,7 +63,8 @@ class Grid:
     steps : int
         The number of steps from t = 1 to t = 0, at least 1.
     kind : str
-        ``uniform``, ``logsnr``, ``rho``, ``respaced``, ``leading``, ``linspace`` or ``explicit``.
+        ``uniform``, ``logsnr``, ``rho``, ``vp``, ``ve``, ``iddpm``, ``respaced``, ``leading``, ``linspace``
+        or ``explicit``.
     rho : float, optional
         The exponent of ``rho``; by default the clock's own, or 7.
     explicit_times : tuple of float
@@ -113,7 +118,11 @@ class Grid:
         """
         ordered = sorted({float(t) for t in times} - {0.0}, reverse=True)
         if not ordered or not 0 < ordered[-1] <= ordered[0] <= 1:
-            raise TurningpointError(f"grid is {list(times)}; accepted: times between 0 and 1, not all 0.")
+            held = f"{ordered[-1]:g} to {ordered[0]:.6g}" if ordered else "no time above 0"
+            raise TurningpointError(
+                f"grid is {held}; accepted: times between 0 and 1, not all 0 (for more noise than at t = 1 an edm "
+                "model takes a larger sigma_max)."
+            )
         return cls(len(ordered), "explicit", explicit_times=tuple(ordered))
 
     @classmethod
@@ -138,7 +147,8 @@ class Grid:
         times = self._from_one(schedule)
         if self.end == "data":
             return times
-        return np.append(times[times > schedule.t_min + SAME_TIME], schedule.t_min)
+        above = times[times > schedule.t_min + SAME_TIME]
+        return np.append(above, schedule.t_min) if len(above) else times
 
     def _steps(self, schedule: Schedule) -> list[int]:
         if not isinstance(schedule, DiscreteVP):
@@ -157,6 +167,10 @@ class Grid:
         return linspace_steps(schedule.steps, self.steps)
 
     def _from_one(self, schedule: Schedule) -> np.ndarray:
+        if self.kind in KARRAS:
+            from .discretization import karras_grid
+
+            return karras_grid(schedule, self.kind, self.steps).times(schedule)
         if self.kind in DISCRETE:
             return np.append(schedule.t(native=self._steps(schedule)[::-1]).numpy(), 0.0)
         if self.kind == "explicit":

@@ -76,17 +76,15 @@ class Guided(Denoiser):
         if both is None and label is None:
             return self.model.with_variance(x_t, t)
         twice = self._pair(label) if both is None else both
-        clip, self.model.clip_denoised = self.model.clip_denoised, False
-        try:
-            x_0, v = self.model.with_variance(torch.cat([x_t, x_t]), torch.cat([t, t]), **twice)
-        finally:
-            self.model.clip_denoised = clip
+        estimate = getattr(self.model, "estimate_with_variance", self.model.with_variance)
+        x_0, v = estimate(torch.cat([x_t, x_t]), torch.cat([t, t]), **twice)
         with_, without = x_0.chunk(2)
         return self.clipped(without + self.scale * (with_ - without)), v.chunk(2)[0]
 
     def _pair(self, label: Tensor | None) -> dict[str, Any]:
         assert label is not None
-        return {"label": torch.cat([label, torch.full_like(label, UNCONDITIONAL)])}
+        none = torch.zeros_like(label) if label.ndim == 2 else torch.full_like(label, UNCONDITIONAL)
+        return {"label": torch.cat([label, none])}
 
     def conditions(self, conditions: Sequence[Mapping[str, Any]], device: torch.device) -> dict[str, Any]:
         pairs = [*conditions, *(self.model.without(condition) for condition in conditions)]

@@ -208,6 +208,10 @@ class DDPM(Sampler):
         return self.variance == "learned"
 
     def suited(self, model: Denoiser) -> DDPM:
+        if self.variance == "learned" and not model.learned_variance:
+            raise TurningpointError(
+                f"variance is 'learned', but the model {model.name!r} has learned none; accepted: small, large."
+            )
         usual = "learned" if model.learned_variance else model.usual_variance
         return self if self.variance else DDPM(usual)
 

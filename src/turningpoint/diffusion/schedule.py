@@ -227,7 +227,8 @@ class DiscreteVP(VariancePreserving):
         value = log_alpha_sq.to(torch.float64)
         k = (torch.searchsorted(-table, (-value).contiguous(), right=True) - 1).clamp(0, self.steps - 1)
         part = (value - table[k]) / (table[k + 1] - table[k])
-        return ((k + part.nan_to_num(nan=1.0)) / self.steps).to(log_alpha_sq.dtype)
+        part = torch.where(value == table[k + 1], 1.0, part)  # a last entry of -inf too
+        return ((k + part) / self.steps).to(log_alpha_sq.dtype)
 
     def native(self, t: Times) -> Tensor:
         time = as_times(t)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..archive import spelled_out
 from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
@@ -38,12 +39,12 @@ from ..simulation.store import Store, packing
 from ..simulation.walk import FromNoise, FromTrunk, Walk
 from .generate import FROM_NOISE
 from .layout import (
+    check_guidance,
     conditions_of,
     joined_axes,
     lay_out_conditions,
     lay_out_latents,
     lay_out_times,
-    spelled_out,
     summarised,
 )
 from .planning import Setup, check_store, decoded, find_or_create, image_dims, noise_settings
@@ -136,8 +137,7 @@ def clone(
     parting = _on_grid(turn_times(setup.schedule, times, logsnr, native), visited, renoise)
     check_store(store, setup.base.decoded_shape)
     n, copies, first_item = whole("n", n), whole("copies", copies), whole("first_item", first_item, 0)
-    if guidance is not None and label is None and prompt is None:
-        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    check_guidance(guidance, label, prompt, negative_prompt)
     settings = setup.settings() | {"store": store, "record": [], "noise": noise_settings(noise)}
     settings |= {"shared_noise": bool(shared_noise), "renoise": renoise}
     conditions = conditions_of(label, None, prompt, n, setup.base, negative_prompt)

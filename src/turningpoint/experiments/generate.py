@@ -20,7 +20,14 @@ from ..simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from ..simulation.progress import shown
 from ..simulation.store import packing
 from ..simulation.walk import FromNoise, Record, Walk
-from .layout import conditions_of, lay_out_conditions, lay_out_latents, lay_out_records, summarised
+from .layout import (
+    check_guidance,
+    conditions_of,
+    lay_out_conditions,
+    lay_out_latents,
+    lay_out_records,
+    summarised,
+)
 from .planning import (
     CHUNK,
     Setup,
@@ -69,9 +76,9 @@ def generate(
         What `turningpoint.load` takes.
     n : int
         How many images; not needed if ``noise`` is an array.
-    noise : array (B, *shape), or Noise, optional
-        Standard normal start noise z in place of the seed's (EDM: x_1 = sigma_max z); the draws of a stochastic
-        sampler still come from the seed.  Or a `Noise` that answers every draw.
+    noise : array (B, *shape) or (B, 1 + steps, *shape), or Noise, optional
+        Standard normal start noise z in place of the seed's (EDM: x_1 = sigma_max z), and after it the draws of a
+        stochastic sampler's steps, which otherwise still come from the seed.  Or a `Noise` that answers every draw.
     steps : int, optional
         By default the number that the model's authors take, or 18.
     sampler, grid, seed, prompt, negative_prompt, guidance, first_item, out, store, batch, device, progress, command
@@ -104,17 +111,18 @@ def generate(
         draws: Noise = source if noise is None else noise
     else:
         given = np.asarray(noise.detach().cpu() if isinstance(noise, Tensor) else noise, dtype=np.float32)
-        if given.shape[1:] != shape or n not in (None, len(given)):
-            wanted = "B" if n is None else n
+        rows = given[:, None] if given.ndim == 1 + len(shape) else given  # (B, draws, *shape)
+        if rows.shape[2:] != shape or rows.ndim != 2 + len(shape) or n not in (None, len(given)):
+            sizes, wanted = ", ".join(map(str, shape)), "B" if n is None else n
             raise TurningpointError(
-                f"noise has shape {given.shape}; accepted: ({wanted}, {', '.join(map(str, shape))})."
+                f"noise has shape {given.shape}; accepted: ({wanted}, {sizes}), or with the draws of the steps "
+                f"({wanted}, 1 + steps, {sizes})."
             )
         n = len(given)
-        recorded = {Address(first_item + i, stream=FROM_NOISE): z[None] for i, z in enumerate(given)}
+        recorded = {Address(first_item + i, stream=FROM_NOISE): draws for i, draws in enumerate(rows)}
         draws = RecordedNoise(recorded, otherwise=source)
     n = whole("n", n)
-    if guidance is not None and label is None and prompt is None:
-        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    check_guidance(guidance, label, prompt, negative_prompt)
     conditions = conditions_of(label, None, prompt, n, setup.base, negative_prompt)
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     settings["noise"] = noise_settings(draws if given is not None else noise)

@@ -65,8 +65,8 @@ def conditions_of(
 
     Parameters
     ----------
-    label : int, sequence of n ints, "own" or None
-        "own" is ``own``, the labels (n,) of the starting images.
+    label : int, sequence of n ints, one-hot (n, K), "own" or None
+        "own" is ``own``, the labels (n,) of the starting images; a row of zeros is no label.
     prompt, negative_prompt : str, sequence of str, or None
         k prompts are told to n / k consecutive items each.
     """
@@ -74,11 +74,21 @@ def conditions_of(
     for name, texts in (("prompt", prompt), ("negative_prompt", negative_prompt)):
         for condition, text in zip(conditions, _dealt(name, texts, n), strict=True):
             condition.update({} if text is None else {name: text})
-    for condition, value in zip(conditions, _labels(label, own, n), strict=True):
+    for condition, value in zip(conditions, _labels(label, own, n, model.n_classes), strict=True):
         condition.update({} if value == UNCONDITIONAL else {"label": int(value)})
     for condition in conditions:
         model.check_condition(condition)
     return conditions
+
+
+def check_guidance(guidance: float | None, label: Any, prompt: Any, negative_prompt: Any) -> None:
+    """One sentence if there is nothing to be guided by, or no guidance that a negative prompt is for."""
+    if guidance is not None and label is None and prompt is None:
+        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    if guidance is None and negative_prompt is not None:
+        raise TurningpointError(
+            f"negative_prompt is {negative_prompt!r} without guidance, which moves away from it; accepted: both."
+        )
 
 
 def _dealt(name: str, texts: Any, n: int) -> list[str | None]:
@@ -95,7 +105,7 @@ def _dealt(name: str, texts: Any, n: int) -> list[str | None]:
     return [text for text in known for _ in range(n // len(known))]
 
 
-def _labels(label: Any, own: np.ndarray | None, n: int) -> np.ndarray:
+def _labels(label: Any, own: np.ndarray | None, n: int, n_classes: int | None) -> np.ndarray:
     """One label for each of n items, -1 where there is none."""
     if isinstance(label, str):
         if label != "own":
@@ -107,6 +117,8 @@ def _labels(label: Any, own: np.ndarray | None, n: int) -> np.ndarray:
         return np.full(n, UNCONDITIONAL)
     try:
         values = np.asarray(label.cpu() if isinstance(label, torch.Tensor) else label)
+        if values.ndim == 2 and values.shape == (n, n_classes) and (np.sort(values)[:, :-1] == 0).all():
+            values = np.where(values.any(1), values.argmax(1), UNCONDITIONAL)
         whole = values.astype(np.int64)
         if values.ndim > 1 or not np.array_equal(whole, values):
             raise ValueError
@@ -120,12 +132,6 @@ def _labels(label: Any, own: np.ndarray | None, n: int) -> np.ndarray:
 def summarised(conditions: list[dict[str, Any]]) -> Any:
     """Conditions as a manifest keeps them: one for all, or a list."""
     return conditions[0] if all(c == conditions[0] for c in conditions) else conditions
-
-
-def spelled_out(axes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The condition of every item from a manifest's axes."""
-    told = axes["condition"]
-    return list(told) if isinstance(told, list) else [told] * axes["items"]
 
 
 def joined_axes(store: Store, asked: Mapping[str, Any], extend: bool) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from ..archive import spelled_out
 from ..errors import TurningpointError
 from ..run import Run
 from ..simulation.store import Store
-from .layout import lay_out_conditions, lay_out_times, spelled_out, summarised
+from .layout import lay_out_conditions, lay_out_times, summarised
 from .planning import CHUNK, differences, digest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..diffusion.sampler import Sampler, sampler
 from ..errors import TurningpointError, one_of
 from ..models import fingerprint, load
 from ..models.settings import whole
+from ..simulation.batches import in_batches
 from ..simulation.collect import Progress, Unit, collect
 from ..simulation.engine import SMALLEST_BATCH, Engine, Finished
 from ..simulation.noise import Noise, SeededNoise
@@ -91,9 +93,12 @@ class Setup:
         self.sampler = sampler(sampler_name, steps=self.grid.steps, **settings).suited(base)
         self.grid.times(base.schedule)  # says so now if it does not fit
         self.base = base
+        if guidance is not None:
+            base.check_condition(base.without({}))  # what guidance moves away from
         self.model: Denoiser = base if guidance is None else Guided(base, guidance)
         self.schedule = base.schedule
         self.device = _device(device, base)
+        self.model.to(self.device).eval()
 
     def settings(self) -> dict[str, Any]:
         """What identifies a run of this setup."""
@@ -115,7 +120,6 @@ class Setup:
             raise TurningpointError(
                 f"noise is a {type(noise).__name__}; accepted: a Noise, which has a draw method."
             )
-        self.model.to(self.device).eval()
         return Engine(self.model, self.sampler, noise, whole("batch", batch), self.device)
 
 
@@ -182,6 +186,7 @@ def find_or_create(
         import sys
 
         command = " ".join(["turningpoint", *sys.argv[1:]]) if sys.argv[0].endswith("turningpoint") else ""
+    settings = json.loads(json.dumps(settings))  # as a manifest gives them back: lists, not tuples
     if isinstance(out, Store):
         existing: dict[str, Any] | None = out.manifest
     else:
@@ -203,7 +208,12 @@ def find_or_create(
 def _refuse_differences(
     out: str | Path | Store | None, existing: Mapping[str, Any], kind: str, settings: Mapping[str, Any]
 ) -> None:
-    differ = differences({"kind": existing["kind"], **existing["settings"]}, {"kind": kind, **settings})
+    old, new = (
+        {"kind": k, **dict(s)} for k, s in ((existing["kind"], existing["settings"]), (kind, settings))
+    )
+    if old["model"]["fingerprint"] == new["model"]["fingerprint"]:
+        new["model"] = new["model"] | {"name": old["model"]["name"]}  # one model by two names
+    differ = differences(old, json.loads(json.dumps(new)))
     if differ:
         place = str(out.folder or "memory") if isinstance(out, Store) else str(out)
         raise TurningpointError(
@@ -303,10 +313,8 @@ def simulate(
 
 def decoded(engine: Engine, finished: Sequence[Finished]) -> np.ndarray:
     """The final images of walks, (walks, *decoded_shape), decoded a batch at a time."""
-    finals = torch.from_numpy(np.stack([f.values["final"] for f in finished]))
-    with torch.inference_mode():
-        parts = [engine.model.decode(x.to(engine.device)).cpu() for x in finals.split(engine.batch)]
-    return torch.cat(parts).numpy()
+    finals = np.stack([f.values["final"] for f in finished])
+    return in_batches(engine.model.decode, finals, engine.device, engine.batch)
 
 
 def _write_rows(store: Store, name: str, unit: Unit, offsets: Sequence[int], rows: np.ndarray) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..archive import spelled_out
 from ..diffusion.grid import Grid
 from ..errors import TurningpointError
 from ..run import Run
 from ..simulation.walk import Record
 from .clone import clone
 from .generate import generate
-from .layout import spelled_out
 from .uturn import uturn
 
 EXPERIMENTS: dict[str, Callable[..., Run]] = {"uturn": uturn, "clone": clone, "generate": generate}

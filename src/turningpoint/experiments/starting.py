@@ -12,6 +12,7 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
 from ..models.pictures import PictureError, picture_files, read_arrays, read_pictures
+from ..simulation.batches import in_batches
 
 
 def starting_images(
@@ -116,22 +117,18 @@ def _from_folder(folder: Path, model: Denoiser, skip_bad: bool) -> np.ndarray:
     return read
 
 
-def in_pictures(start: np.ndarray, model: Denoiser, batch: int = 64) -> np.ndarray:
+def in_pictures(start: np.ndarray, model: Denoiser, batch: int) -> np.ndarray:
     """Starting images (N, *decoded_shape); latents are decoded."""
     if start.shape[1:] == model.decoded_shape:
         return start
-    with torch.inference_mode():
-        parts = [model.decode(x.to(_device(model))).cpu() for x in torch.from_numpy(start).split(batch)]
-    return torch.cat(parts).numpy()
+    return in_batches(model.decode, start, _device(model), batch)
 
 
-def in_latents(start: np.ndarray, model: Denoiser, batch: int = 64) -> np.ndarray:
+def in_latents(start: np.ndarray, model: Denoiser, batch: int) -> np.ndarray:
     """What the sampler works on, (N, *shape); images are encoded."""
     if start.shape[1:] == model.shape != model.decoded_shape:
         return start
-    with torch.inference_mode():
-        parts = [model.encode(x.to(_device(model))).cpu() for x in torch.from_numpy(start).split(batch)]
-    return torch.cat(parts).numpy()
+    return in_batches(model.encode, start, _device(model), batch)
 
 
 def _device(model: Denoiser) -> torch.device:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..archive import spelled_out
 from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
@@ -32,13 +33,13 @@ from ..simulation.store import Store, packing
 from ..simulation.walk import FromImage, Record, Walk
 from .generate import generate as generate_images
 from .layout import (
+    check_guidance,
     conditions_of,
     joined_axes,
     lay_out_conditions,
     lay_out_latents,
     lay_out_records,
     lay_out_times,
-    spelled_out,
     summarised,
 )
 from .planning import (
@@ -180,11 +181,11 @@ def uturn(
     turns = turn_times(setup.schedule, times, logsnr, native)
     check_store(store, setup.base.decoded_shape)
     replicates, first_item = whole("replicates", replicates), whole("first_item", first_item, 0)
-    items = None if items is None else whole("items", items)
-    if guidance is not None and label is None and prompt is None:
-        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+    items, batch = None if items is None else whole("items", items), whole("batch", batch)
+    check_guidance(guidance, label, prompt, negative_prompt)
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     settings["noise"] = noise_settings(noise)
+    pictures: np.ndarray | None = None
     if images is None and generate is None and prompt is not None and setup.base.starting_images() is None:
         generate, items = items or DEFAULT_GENERATED, None
     if generate is not None:
@@ -194,23 +195,26 @@ def uturn(
             raise TurningpointError(f"label is {label!r}; accepted with generate: class indices, or None.")
         refuse_another(out, "uturn", settings)
         made = generate_images(
-            setup.base, generate, sampler=sampler, steps=steps, grid=grid, seed=seed, guidance=guidance, label=label,
+            setup.base, generate, sampler=setup.sampler, grid=setup.grid, seed=seed, guidance=guidance, label=label,
             prompt=prompt, negative_prompt=negative_prompt, batch=batch, device=device, progress=progress,
             first_item=first_item, out=None if out is None else Path(out) / f"generated-{generate}",
-            **sampler_settings,
         )  # fmt: skip
-        images = (made.latents if made.store.has("latents") else made.images).values
-    limit = items if images is not None else items or DEFAULT_ITEMS
-    x_start, own = starting_images(images, setup.base, limit, skip_bad)
+        pictures = made.images.values
+        images = made.latents.values if made.store.has("latents") else pictures
+    if pictures is not None:
+        x_start, own = np.asarray(images)[:items], None
+    else:
+        limit = items if images is not None else items or DEFAULT_ITEMS
+        x_start, own = starting_images(images, setup.base, limit, skip_bad)
     conditions = conditions_of(label, own, prompt, len(x_start), setup.base, negative_prompt)
     axes = _axes(turns, replicates, x_start, conditions, first_item)
     run_store, _ = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
     with run_store.exclusive():
         axes, x_start, conditions, own = _joined(run_store, axes, x_start, conditions, own, extend)
-        _lay_out(run_store, axes, x_start, own, conditions, setup, store, record)
+        _lay_out(run_store, axes, x_start, own, conditions, setup, store, record, pictures, batch)
     run = into or Run(run_store, setup.base)
     run.forget()
-    units = _units(run_store, axes, conditions, setup, record)
+    units = _units(run_store, axes, conditions, setup, record, batch)
     with shown(progress, "U-turns") as bar:
         simulate(run_store, units, setup.engine(batch, noise), record, bar)
     return run
@@ -336,6 +340,8 @@ def _lay_out(
     setup: Setup,
     dtype: str,
     records: Sequence[Record],
+    pictures: np.ndarray | None,
+    batch: int,
 ) -> None:
     """Make the arrays that are missing, and enlarge those that are too small."""
     n = axes["items"]
@@ -346,10 +352,12 @@ def _lay_out(
     attrs = {**packing(dtype), "range": "[-1, 1]"}
     if not store.has("start") or store.array("start").shape[0] < n or not store.attrs("start").get("written"):
         store.require("start", ("item", *inner), (n, *shape), (chunks[0], *shape))
-        store.write("start", in_pictures(x_start, setup.base))
+        if pictures is None or len(pictures) != n:
+            pictures = in_pictures(x_start, setup.base, batch)
+        store.write("start", pictures)
         lay_out_latents(store, "start_latents", ("item",), (n,), chunks[:1], setup.base)
         if store.has("start_latents"):
-            store.write("start_latents", in_latents(x_start, setup.base))
+            store.write("start_latents", in_latents(x_start, setup.base, batch))
         store.annotate("start", {"written": True})
     lay_out_latents(store, "latents", dims, sizes, chunks, setup.base)
     lay_out_times(store, "", "time", axes["times"], setup.schedule)
@@ -365,12 +373,13 @@ def _units(
     conditions: list[dict[str, Any]],
     setup: Setup,
     records: Sequence[Record],
+    batch: int,
 ) -> list[Unit]:
     """The run's units, those with the longest walks first."""
     units = []
     chunk = store.array("done").chunks[0]  # not that of today's size: units must not straddle chunks
     kept = store.has("start_latents")
-    clean = store.read("start_latents") if kept else in_latents(store.read("start"), setup.base)
+    clean = store.read("start_latents") if kept else in_latents(store.read("start"), setup.base, batch)
     for k in np.argsort(axes["times"])[::-1]:
         time = axes["times"][k]
         grid = setup.grid.below(time, setup.schedule)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
 from ..registry import Registry
-from ._options import split_options, with_options
+from ._options import OF_THE_MACHINE, split_options, with_options
 from ._recognise import recognised
 
+CHECKPOINT_SUFFIXES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy")
 MODELS: Registry[Callable[..., Denoiser]] = Registry("model", "turningpoint.models")
 
 
@@ -53,12 +55,16 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
     """
     if isinstance(model, Denoiser):
         return model
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
     if not isinstance(model, str):
         return adopt(model, **settings)
-    head, _, query = model.partition("?")
-    if head.partition(":")[0] not in MODELS and Path(head).exists():
+    head, query = _divided(model)
+    if head.partition(":")[0] not in MODELS and _is_place(head):
         head = f"{recognised(head)}:{head}"
     scheme, colon, where = head.partition(":")
+    if where and Path(where).expanduser().exists():  # so that the name loads it from any folder
+        head = f"{scheme}:{Path(where).expanduser().resolve()}"
     for key, value in parse_qsl(query, keep_blank_values=True):
         settings.setdefault(key, _literal(value))
     loader = MODELS[scheme]
@@ -73,14 +79,45 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
     return with_options(loaded, **options).eval()
 
 
+def _divided(model: str) -> tuple[str, str]:
+    """A name and the settings behind its question mark, which may stand in the name of a file too."""
+    for head, query in ((model, ""), model.rpartition("?")[::2]):
+        if "?" in head and any(text and Path(text).exists() for text in (head, head.partition(":")[2])):
+            return head, query
+    head, _, query = model.partition("?")
+    return head, query
+
+
+def _is_place(head: str) -> bool:
+    """Whether a name means a path: it is there, or looks like one."""
+    return Path(head).exists() or os.sep in head or Path(head).suffix in CHECKPOINT_SUFFIXES
+
+
 def _spelled(head: str, settings: Mapping[str, Any]) -> str:
-    """The name that loads a model again: settings that can be written down follow a question mark."""
-    plain = {
-        key: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        for key, value in settings.items()
-        if isinstance(value, bool | int | float | str | list | tuple | dict | Path)
-    }
-    return f"{head}?{urlencode(plain, safe=',:/')}" if plain else head
+    """The name that loads a model again: what identifies it and can be written down follows a question mark."""
+    plain = {key: _written(value) for key, value in settings.items() if key not in OF_THE_MACHINE}
+    told = {key: text for key, text in plain.items() if text is not None}
+    return f"{head}?{urlencode(told, safe=',:/')}" if told else head
+
+
+def _written(value: Any) -> str | None:
+    """A setting as `_literal` reads it back; None if it cannot be written down."""
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, str):
+        return value if _literal(value) == value else repr(value)
+    if value is None or isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list | tuple | dict):
+        text = ",".join(map(str, value)) if len(value) > 1 and not isinstance(value, dict) else ""
+        for written in (text, repr(value)):
+            if written and _literal(written) in (value, tuple(value), list(value)):
+                return written
+    return None
 
 
 def _literal(text: str) -> Any:
@@ -92,6 +129,13 @@ def _literal(text: str) -> Any:
         return text
 
 
+OFFERED = (
+    *("encode", "decode", "classifier", "starting_images", "usual_grid", "with_variance"),
+    *("check_condition", "conditions", "without", "takes_prompts", "learned_variance", "usual_variance"),
+)
+"""What an adopted model may offer besides its schedule and shape."""
+
+
 class _Adopted(Denoiser):
     """Any callable ``(x_t, t, label=None) -> x_0`` with a schedule and a shape."""
 
@@ -101,7 +145,7 @@ class _Adopted(Denoiser):
         self.n_classes = getattr(model, "n_classes", None)
         self.name = getattr(model, "name", type(model).__name__)
         self._model = model
-        for offered in ("encode", "decode", "classifier", "starting_images", "check_condition"):
+        for offered in OFFERED:
             if hasattr(model, offered):
                 setattr(self, offered, getattr(model, offered))
 
@@ -119,10 +163,10 @@ class _Adopted(Denoiser):
                 plain[key] = hashlib.sha256(array.tobytes()).hexdigest()[:16]
         return super().fingerprint_config() | plain
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
         if self.n_classes is None:
-            return self._model(x_t, t)  # type: ignore[no-any-return]
-        return self._model(x_t, t, label)  # type: ignore[no-any-return]
+            return self._model(x_t, t, **condition)  # type: ignore[no-any-return]
+        return self._model(x_t, t, label, **condition)  # type: ignore[no-any-return]
 
 
 def adopt(model: Any, **settings: Any) -> Denoiser:

@@ -12,6 +12,8 @@ from ..diffusion.denoiser import Denoiser, NetworkDenoiser
 from ..errors import TurningpointError, one_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OF_THE_MACHINE = ("device", "channels_last", "compile", "offload")
+"""Settings that say where and how fast, not what: they are no part of a model's name."""
 OPTIONS = ("dtype", "device", "channels_last", "compile", "clip_denoised")
 
 

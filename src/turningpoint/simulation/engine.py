@@ -24,6 +24,7 @@ from ..diffusion.forward import transition
 from ..diffusion.grid import SAME_TIME
 from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
+from .batches import out_of_memory
 from .noise import Noise
 from .walk import FromImage, FromNoise, FromState, FromTrunk, Walk
 
@@ -130,7 +131,7 @@ class Engine:
         try:
             answer, queried = self._evaluate(busy)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             self._halve(error)
             return []
@@ -239,7 +240,8 @@ class Engine:
     def _rows(self, rows: Tensor) -> Step:
         step = self._step
         z = None if step.z is None else step.z[rows]
-        return Step(step.x[rows], step.t[rows], step.s[rows], z, step.memory[rows], step.clock)
+        v = None if step.v is None else step.v[rows]
+        return Step(step.x[rows], step.t[rows], step.s[rows], z, step.memory[rows], step.clock, v)
 
     def _advance(self, busy: list[int], answer: Tensor, queried: Tensor) -> list[Finished]:
         self._check(busy, answer, queried)
@@ -323,8 +325,11 @@ class Engine:
             for record in path.walk.records:
                 if record.what != what:
                     continue
+                ended = (
+                    path.position == len(path.walk.times) - 1
+                )  # which stands for the data wherever it lies
                 for k, time in enumerate(record.times):
-                    if abs(time - path.t) < SAME_TIME:
+                    if abs(time - path.t) < SAME_TIME or (ended and time == 0):
                         value = values[i : i + 1]
                         kept = value if record.function is None else record.function(value)
                         path.kept.setdefault(record.name, {})[k] = kept[0].cpu().numpy().copy()
@@ -347,10 +352,3 @@ def _stack(path: _Path, final: np.ndarray, device: torch.device) -> dict[str, np
         gap = np.full(like.shape, np.nan, kind)
         stacked[record.name] = np.stack([rows.get(k, gap) for k in range(len(record.times))])
     return stacked
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "out of memory" in text or "can't allocate memory" in text
-    )
