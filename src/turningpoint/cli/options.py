@@ -17,7 +17,7 @@ Sampler = Annotated[
 Grid = Annotated[
     str | None,
     typer.Option(
-        help="uniform, logsnr, rho, respaced, leading, linspace, or times by comma. [the model's authors', else the "
+        help="uniform, logsnr, rho, vp, ve, iddpm, respaced, leading, linspace, or times by comma. [the model's authors', else the "
         "sampler's]"
     ),
 ]

@@ -119,7 +119,8 @@ def uturn(
         Steps of the full grid from t = 1 to 0; a U-turn uses the part at or below its time. By default the
         number that the model's authors take, or 50.
     grid : str, Grid or sequence of float, optional
-        ``uniform``, ``logsnr``, ``rho``, ``respaced``, ``leading``, ``linspace``, or the times themselves; by default
+        ``uniform``, ``logsnr``, ``rho``, ``vp``, ``ve``, ``iddpm``, ``respaced``, ``leading``, ``linspace``, or the
+        times themselves; by default
         the one on which the model's authors run the sampler, or the sampler's usual one.
     seed : int
         Of the run's noise.
