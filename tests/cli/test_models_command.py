@@ -113,3 +113,27 @@ def test_u_turns_of_a_checkpoint_in_an_experiments_own_steps(command, tmp_path):
     manifest = open_run(tmp_path / "runs" / "adm").settings
     assert manifest["grid"] == {"kind": "respaced", "steps": 6, "sections": "6"}
     assert manifest["sampler"] == {"name": "ddpm", "variance": "learned"}
+
+
+@pytest.mark.parametrize("scheme", CHECKPOINTS)
+def test_a_run_of_every_family_is_continued_extended_and_repeated(command, tmp_path, scheme):
+    model = f"{scheme}:{CHECKPOINTS[scheme]}"
+    size = {"edm": 8, "adm": 16, "ddpm": 32, "diffusers": 32}[scheme]
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 3, size, size), np.float32), labels=np.array([0, 1]))
+    told = {"edm": ["--label", "own"], "adm": ["--label", "own"], "diffusers": ["--prompt", "a car"]}.get(
+        scheme, []
+    )
+    base = ["uturn", model, "--images", "x.npz", *told, "--steps", 3, "--sampler", "ddim", "--out", "run"]
+    logsnr = "--logsnr=-2,0"
+    for extra in (
+        ["--logsnr=0"],
+        ["--logsnr=0"],
+        [logsnr, "--extend"],
+        [logsnr, "--replicates", 2, "--extend"],
+    ):
+        status, _, complaint = command(*base, *extra)
+        assert status == 0, complaint
+    status, printed, complaint = command("repeat", "run", "--json")
+    assert status == 0, complaint
+    # a batch of another shape rounds differently
+    assert json.loads(printed)["largest_difference"] < 1e-3

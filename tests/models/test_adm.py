@@ -604,3 +604,32 @@ class TestProcess:
         assert isinstance(model, ADM)
         with refuses("takes no labels"):
             tp.generate(model, 2, steps=2, sampler="ddim", label=1, progress=None)
+        with refuses("label is given, but the model .* takes no labels"):
+            model(torch.zeros(1, 3, 8, 8), 0.5, 1)
+
+    def test_labels_are_anything_that_holds_numbers(self, tmp_path, refuses):
+        path, _ = saved(tmp_path, **TINY, num_classes=3)
+        model = tp.load(f"adm:{path}", **self.settings())
+        x, t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.5)
+        want = model(x, t, torch.tensor([2, 0]))
+        for told in ([2, 0], np.array([2, 0]), torch.eye(3)[[2, 0]], np.eye(3, dtype=np.int64)[[2, 0]]):
+            assert torch.equal(model(x, t, told), want)
+            assert torch.equal(model.with_variance(x, 0.5, label=told)[0], want)
+        assert torch.equal(model(x, 0.5, 1), model(x, t.double(), torch.tensor([1, 1])))
+        with refuses(r"label is \[1, -1\], but the model .* has no answer without a class; accepted: 0 to 2"):
+            model(x, t, torch.tensor([[0, 1, 0], [0, 0, 0]]))
+        with refuses(r"label is \[0, 3\]; accepted: 0 to 2\.$"):
+            model(x, t, [0, 3])
+        for wrong in ([0, 1, 2], torch.zeros(2, 4), torch.zeros(2)):
+            with refuses("label has shape .*accepted: whole numbers .2,., or one-hot labels .2, 3."):
+                model(x, t, wrong)
+        with refuses("x_t has shape .*, 1, 8, 8"):
+            model(x[:, :1], t, 1)
+        for call in (model, model.with_variance):
+            with refuses("t has shape .3,."):
+                call(x, torch.zeros(3), label=1)
+
+    def test_what_identifies_it_is_json(self, net):
+        config = net.plain.fingerprint_config()
+        assert config["heads"]
+        assert json.loads(json.dumps(config)) == config

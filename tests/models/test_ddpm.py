@@ -468,3 +468,19 @@ class TestLateStart:
     def test_refusals(self, settings, sentence, refuses):
         with refuses(sentence):
             late_start_steps(**settings)
+
+
+def test_calls_by_hand(model, refuses):
+    x = torch.from_numpy(WANT["x"])
+    assert torch.equal(model(x, 0.5), model(x, torch.full((3,), 0.5, dtype=torch.float64)))
+    with refuses("label is given, but the model .* takes no labels"):
+        model(x, 0.5, [0, 1, 2])
+    with refuses("t has shape .2,.; accepted: a number, or one for each item, .3,."):
+        model(x, torch.zeros(2))
+    with refuses("x_t has shape"):
+        model(x[:, :1], 0.5)
+
+
+def test_what_identifies_it_is_json(model):
+    config = model.fingerprint_config()
+    assert json.loads(json.dumps(config)) == config

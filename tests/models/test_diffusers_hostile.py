@@ -279,7 +279,7 @@ class TestConfigurations:
             ({"num_train_timesteps": -3}, "num_train_timesteps is -3; accepted"),
             ({"num_train_timesteps": "many"}, "num_train_timesteps is 'many'; accepted"),
             ({"beta_schedule": "exec"}, "beta_schedule is 'exec'; accepted: linear"),
-            ({"beta_end": 2.0}, "betas must be"),
+            ({"beta_end": 2.0}, "beta_end is 2.0; accepted"),
             ({"trained_betas": "file"}, "trained_betas is not an array"),
             ({"trained_betas": [[0.1]]}, "trained_betas has shape"),
             ({"prediction_type": ["epsilon"]}, "prediction_type is"),

@@ -1,5 +1,6 @@
 """``edm``: the published numbers of golden pickles, and what the denoiser made of one can be told."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -276,3 +277,68 @@ def test_a_uturn_with_an_edm_network_keeps_an_image_that_it_hardly_disturbs():
         m, want["x0"], times=[float(m.schedule.t(sigma=0.01))], steps=18, sampler="heun", progress=None
     )
     assert np.abs(np.asarray(run.images).reshape(want["x0"].shape) - want["x0"]).max() < 0.1
+
+
+def test_labels_and_times_are_anything_that_holds_numbers():
+    m = net("adm_edm_cond5")
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = torch.full((3,), 0.5, dtype=torch.float64)
+    want = m(x, t, label=torch.tensor([0, 1, 2]))
+    for told in (
+        [0, 1, 2],
+        (0, 1, 2),
+        np.array([0, 1, 2]),
+        np.eye(5)[:3],
+        torch.eye(5, dtype=torch.int64)[:3],
+    ):
+        assert torch.equal(m(x, t, label=told), want)
+    assert torch.equal(m(x, t, label=4), m(x, t, label=torch.full((3,), 4)))
+    for one in (0.5, torch.tensor(0.5), np.float64(0.5)):
+        assert torch.equal(m(x, one, label=[0, 1, 2]), want)
+    told = golden("ddpmpp_vp_aug9")["augment_labels"]
+    m, x = net("ddpmpp_vp_aug9"), noisy(golden("ddpmpp_vp_aug9"), 5.0)
+    assert torch.equal(m(x, 0.5, augment_labels=told), m(x, 0.5, augment_labels=torch.from_numpy(told)))
+
+
+def test_calls_of_another_shape(refuses):
+    m, x, t = net("adm_edm_cond5"), torch.zeros(3, 3, 16, 16), torch.full((3,), 0.5)
+    for wrong in ([0, 1], "cat", [0, None, 1], 0.5, [[0], [1]]):
+        with refuses("label .*accepted: whole numbers .3,., or one-hot labels .3, 5."):
+            m(x, t, label=wrong)
+    for wrong in (torch.zeros(2), torch.zeros(1), [0.5, 0.5], torch.zeros(3, 1)):
+        with refuses(r"t has shape .*; accepted: a number, or one for each item, \(3,\)"):
+            m(x, wrong)
+    with refuses("t is 'noon'"):
+        m(x, "noon")
+    for wrong in (x[:, :1], x[0], x[..., :8], x.numpy()):
+        with refuses(r"x_t .*accepted by the model .*: a tensor \(B, 3, 16, 16\)"):
+            m(wrong, t)
+    with refuses("augment_labels is 'flip'; accepted by this network: None"):
+        m(x, t, augment_labels="flip")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_identifies_a_network_is_json(name):
+    config = net(name).fingerprint_config()
+    assert json.loads(json.dumps(config)) == config
+
+
+def test_settings_that_there_are_not(refuses):
+    with refuses("foo is given, but edm: takes no such setting; accepted: sigma_min, sigma_max, rho, dtype"):
+        tp.load(f"edm:{GOLDEN}/ncsnpp_ve.pkl?foo=1")
+
+
+def test_checkpoints_of_other_families(refuses, tmp_path):
+    adm = GOLDEN.parent / "guided-diffusion" / "uncond16.pt"
+    ddpm = next((GOLDEN.parent / "symmetry_breaking").rglob("checkpoint_*.pth"))
+    for file, reader, schemes in (
+        (adm, "adm", ("edm", "ddpm")),
+        (ddpm, "ddpm", ("edm", "adm")),
+        (GOLDEN / "ncsnpp_ve.pkl", "edm", ("adm", "ddpm")),
+    ):
+        for scheme in schemes:
+            with refuses(f"{file.name}' is a checkpoint that {reader}: reads, not {scheme}:"):
+                tp.load(f"{scheme}:{file}")
+    torch.save({f"a.long.name.of.a.layer.{k}": torch.zeros(1) for k in range(5)}, tmp_path / "net.pt")
+    with refuses("layer.0, a.long.name.of.a.layer.1, a.long.name.of.a.layer.2, ...; accepted: ema, net"):
+        tp.load(f"edm:{tmp_path / 'net.pt'}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+import warnings
+from typing import Any
 
 from ..errors import SimulationError, TurningpointError
 
@@ -18,7 +20,8 @@ def main(arguments: list[str] | None = None) -> None:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     try:
-        with no_traceback():
+        with warnings.catch_warnings(), no_traceback():
+            warnings.showwarning = _said
             app(args=arguments, prog_name="turningpoint", standalone_mode=True)
     except SimulationError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
@@ -26,3 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     except TurningpointError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _said(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as a sentence, without the line of code that it came from."""
+    print(f"warning: {message}", file=sys.stderr)  # noqa: T201

@@ -17,8 +17,8 @@ Sampler = Annotated[
 Grid = Annotated[
     str | None,
     typer.Option(
-        help="uniform, logsnr, rho, vp, ve, iddpm, respaced, leading, linspace, or times by comma. [the model's authors', else the "
-        "sampler's]"
+        help="uniform, logsnr, rho, vp, ve, iddpm, respaced, leading, linspace, or times by comma. [the model's "
+        "authors', else the sampler's]"
     ),
 ]
 Prompt = Annotated[

@@ -63,7 +63,7 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
     if head.partition(":")[0] not in MODELS and _is_place(head):
         head = f"{recognised(head)}:{head}"
     scheme, colon, where = head.partition(":")
-    if where and Path(where).expanduser().exists():  # so that the name loads it from any folder
+    if where and os.path.exists(os.path.expanduser(where)):  # so that the name loads it from any folder
         head = f"{scheme}:{Path(where).expanduser().resolve()}"
     for key, value in parse_qsl(query, keep_blank_values=True):
         settings.setdefault(key, _literal(value))
@@ -82,7 +82,7 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
 def _divided(model: str) -> tuple[str, str]:
     """A name and the settings behind its question mark, which may stand in the name of a file too."""
     for head, query in ((model, ""), model.rpartition("?")[::2]):
-        if "?" in head and any(text and Path(text).exists() for text in (head, head.partition(":")[2])):
+        if "?" in head and any(os.path.exists(text) for text in (head, head.partition(":")[2])):
             return head, query
     head, _, query = model.partition("?")
     return head, query
@@ -90,7 +90,7 @@ def _divided(model: str) -> tuple[str, str]:
 
 def _is_place(head: str) -> bool:
     """Whether a name means a path: it is there, or looks like one."""
-    return Path(head).exists() or os.sep in head or Path(head).suffix in CHECKPOINT_SUFFIXES
+    return os.path.exists(head) or os.sep in head or Path(head).suffix in CHECKPOINT_SUFFIXES
 
 
 def _spelled(head: str, settings: Mapping[str, Any]) -> str:

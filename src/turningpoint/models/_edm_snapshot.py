@@ -29,6 +29,7 @@ from ._networks.songunet import SongUNet
 from ._preconditioning import EDMPrecond, Preconditioning, VEPrecond, VPPrecond, iDDPMPrecond
 from ._reading.checkpoint import load_tensors
 from ._reading.nodes import Node, Persistent, state_dict
+from ._reading.opcodes import shown
 
 PRECONDITIONINGS: dict[str, type[Preconditioning]] = {
     kind.__name__: kind for kind in (EDMPrecond, VPPrecond, VEPrecond, iDDPMPrecond)
@@ -151,10 +152,10 @@ def _holder(value: Any, where: str) -> tuple[Persistent, str]:
     if isinstance(value, dict):
         key = next((name for name in WEIGHTS if value.get(name) is not None), "")
         if not key:
-            keys = ", ".join(sorted(map(reprlib.repr, value))[:8])
+            keys = sorted(shown(str(key)) for key in value)
+            held = f"the keys {', '.join([*keys[:3], *['...'][: len(keys) - 3]])}" if keys else "nothing"
             raise TurningpointError(
-                f"{where} holds no network of EDM but {f'the keys {keys}' if keys else 'nothing'}; accepted: "
-                f"{', '.join(WEIGHTS)}."
+                f"{where} holds no network of EDM but {held}; accepted: {', '.join(WEIGHTS)}."
             )
         found = value[key]
     if isinstance(found, Persistent) and found.class_name in PRECONDITIONINGS:

@@ -20,7 +20,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import NetworkDenoiser
 from ..diffusion.grid import Grid
 from ..diffusion.schedule import DiscreteVP
 from ..errors import TurningpointError
@@ -39,14 +38,16 @@ from ._adm_flags import (
     read_structure,
     written,
 )
+from ._calls import DirectCalls, indices
 from ._networks.adm_unet import ADMUNet, Attention
+from ._other_families import refuse_other_families
 from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
 
 LARGEST_JSON = 2**20
 """Bytes of a file of flags."""
 
 
-class ADM(NetworkDenoiser):
+class ADM(DirectCalls):
     """A U-Net of guided-diffusion as a denoiser.
 
     Parameters
@@ -77,6 +78,8 @@ class ADM(NetworkDenoiser):
     TurningpointError
         If the respacing or the number of steps cannot be.
     """
+
+    _needs_labels = True
 
     def __init__(
         self,
@@ -121,7 +124,8 @@ class ADM(NetworkDenoiser):
             return super().raw(x_t, t)
         if label is None:
             raise self._no_label(None)
-        if label.device.type == "cpu" and bool(((label < 0) | (label >= self.n_classes)).any()):
+        label = indices(label)
+        if label.device.type == "cpu" and bool((label < 0).any()):
             raise self._no_label(label.tolist())  # elsewhere a look at the labels would wait for the device
         return cast(Tensor, self.network(x_t.to(self.dtype), self.native(t), label)).to(x_t.dtype)
 
@@ -151,7 +155,7 @@ class ADM(NetworkDenoiser):
         return Grid.respaced(cast(DiscreteVP, self.schedule).steps if steps is None else steps)
 
     def fingerprint_config(self) -> dict[str, Any]:
-        heads = [(m.heads, m.new_order) for m in self.network.modules() if isinstance(m, Attention)]
+        heads = [[m.heads, m.new_order] for m in self.network.modules() if isinstance(m, Attention)]
         config = super().fingerprint_config() | {"heads": heads}
         return {key: value for key, value in config.items() if key != "timestep_respacing"}
 
@@ -217,7 +221,9 @@ def load(where: str | Path, **flags: Any) -> ADM:
     """
     path = Path(where)
     given = parse(flags)
-    state = tensors(read_checkpoint(path), str(path))
+    content = read_checkpoint(path)
+    refuse_other_families(content, "adm", path)
+    state = tensors(content, str(path))
     found = read_structure({name: tuple(tensor.shape) for name, tensor in state.items()}, path.name)
     beside, ignored = _flags_beside(path)
     told = PUBLISHED.get(path.name, {}) | beside | given

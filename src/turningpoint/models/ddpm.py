@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion.denoiser import NetworkDenoiser
 from ..diffusion.grid import Grid
 from ..diffusion.schedule import DiscreteVP
 from ..errors import TurningpointError, one_of
 from . import MODELS
+from ._calls import DirectCalls
 from ._ddpm_config import agreed_size, configuration
 from ._networks.ddpm_unet import DDPMUNet, Layout
+from ._other_families import refuse_other_families
 from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
 from .settings import whole
 
@@ -37,7 +38,7 @@ WEIGHTS = ("ema", "raw")
 SPACINGS = ("uniform", "quad")
 
 
-class DDPM(NetworkDenoiser):
+class DDPM(DirectCalls):
     """A `DDPMUNet` with its clock.
 
     Models of images in [0, 1] (``centered`` false) work on these; `encode` and `decode` go between them and [-1, 1].
@@ -159,6 +160,7 @@ def load(where: str | Path, *, weights: str | None = None, config: Any = None, *
     """
     path = checkpoint_of(Path(where).expanduser())
     saved = read_checkpoint(path)
+    refuse_other_families(saved, "ddpm", path)
     state, about = _weights(saved, weights, path)
     layout = Layout.of(state)
     given, source = configuration(config, settings, path)

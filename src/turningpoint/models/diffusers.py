@@ -124,7 +124,12 @@ def load(
         scheduler=_overridden(scheduler, settings),
         extra=extras,
     )
-    folder = PipelineFolder(find_folder(where, revision, variant, subfolder), options)
+    try:
+        folder = PipelineFolder(find_folder(where, revision, variant, subfolder), options)
+    except ImportError as error:
+        raise TurningpointError(
+            f"diffusers: needs the package {error.name} for {str(where)!r}; accepted: pip install -U diffusers."
+        ) from None
     if folder.kind not in BUILDERS:
         raise TurningpointError(
             f"{str(where)!r} is a {folder.kind}, which is not read here; accepted: {', '.join(BUILDERS)}."

@@ -16,13 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.denoiser import NetworkDenoiser, expand
+from ..diffusion.denoiser import expand
 from ..diffusion.discretization import karras_grid
 from ..diffusion.grid import Grid
 from ..diffusion.schedule import EDM
 from ..errors import TurningpointError
 from . import MODELS
+from ._calls import DirectCalls
 from ._edm_snapshot import recorded_network
+from ._options import OPTIONS
+from ._other_families import refuse_other_families
 from ._preconditioning import Coefficients, Preconditioning
 from ._reading.checkpoint import read_checkpoint
 from .settings import number
@@ -38,7 +41,7 @@ def _nearest(levels: Tensor, sigma: float) -> float:
     return float(levels[(levels.to(torch.float64) - sigma).abs().argmin()])
 
 
-class EDMDenoiser(NetworkDenoiser):
+class EDMDenoiser(DirectCalls):
     """A U-Net and its preconditioning.
 
     Parameters
@@ -122,11 +125,12 @@ class EDMDenoiser(NetworkDenoiser):
         c_in, c_noise = self._coefficients(t)[2:]
         x_t = x_t.float()
         x = x_t * expand(c_in, x_t) if isinstance(c_in, Tensor) else x_t * c_in
-        condition = self.one_hot(label, len(x_t)), self._augmentation(augment_labels, len(x_t))
+        condition = self.one_hot(label), self._augmentation(augment_labels, x_t)
         output: Tensor = self.network(x.to(self.dtype), c_noise, *condition)
         return output.float()
 
     def estimate(self, x_t: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        t, condition = self.checked(x_t, t, condition)
         x_t = x_t.float()
         c_skip, c_out = self._coefficients(t)[:2]
         output = self.raw(x_t, t, **condition)[:, : self.shape[0]]
@@ -143,47 +147,40 @@ class EDMDenoiser(NetworkDenoiser):
         x_t : Tensor (B, C, H, W)
             Noisy images.
         t : Tensor (B,)
-            Times, in float32 or float64.
+            Times, in float32 or float64; or one for all.
         label : Tensor (B,) or (B, K), optional
-            Class indices, -1 for none; or one-hot labels, zeros for none.
+            Class indices, -1 for none, or one for all; or one-hot labels, zeros for none.
         augment_labels : Tensor (B, augment_dim), optional
             What was done to the images, for networks that were told so in training; none by default.
 
         Raises
         ------
         TurningpointError
-            If the network takes no labels or no augmentation, or they are of another shape.
+            If the network takes no labels or no augmentation, or anything is of another shape.
         """
         return self.clipped(self.estimate(x_t, t, label=label, augment_labels=augment_labels))
 
-    def one_hot(self, label: Tensor | None, batch: int) -> Tensor | None:
-        """Labels as the network is told them, (B, K) float32, or None for none at all."""
-        if label is None:
-            return None
-        shape = tuple(label.shape)
-        if self.n_classes is None:
-            raise TurningpointError(f"label has shape {shape}, but the model {self.name!r} takes no labels.")
-        if shape == (batch, self.n_classes):
-            return label.float()
-        known = torch.arange(self.n_classes, device=label.device)
-        if shape != (batch,) or label.is_floating_point():
-            raise TurningpointError(
-                f"label has shape {shape} and type {label.dtype}; accepted: whole numbers ({batch},), or one-hot "
-                f"labels ({batch}, {self.n_classes})."
-            )
-        if label.device.type == "cpu" and not bool(((label >= -1) & (label < self.n_classes)).all()):
-            raise TurningpointError(
-                f"label is {label.tolist()}; accepted: 0 to {self.n_classes - 1}, or -1 for none."
-            )
-        return (label[:, None] == known).float()
+    def one_hot(self, label: Tensor | None) -> Tensor | None:
+        """Labels (B,) or (B, K) as the network is told them, (B, K) float32, or None for none at all."""
+        if label is None or label.ndim == 2:
+            return None if label is None else label.float()
+        return (label[:, None] == torch.arange(self.n_classes or 0, device=label.device)).float()
 
-    def _augmentation(self, augment_labels: Tensor | None, batch: int) -> Tensor | None:
-        if augment_labels is not None and tuple(augment_labels.shape) != (batch, self.augment_dim):
-            accepted = f"({batch}, {self.augment_dim})" if self.augment_dim else "None"
+    def _augmentation(self, augment_labels: Any, x_t: Tensor) -> Tensor | None:
+        if augment_labels is None:
+            return None
+        accepted = f"({len(x_t)}, {self.augment_dim})" if self.augment_dim else "None"
+        try:
+            told = torch.as_tensor(augment_labels, dtype=torch.float32, device=x_t.device)
+        except (TypeError, ValueError, RuntimeError):
             raise TurningpointError(
-                f"augment_labels has shape {tuple(augment_labels.shape)}; accepted by this network: {accepted}."
+                f"augment_labels is {augment_labels!r}; accepted by this network: {accepted}."
+            ) from None
+        if tuple(told.shape) != (len(x_t), self.augment_dim):
+            raise TurningpointError(
+                f"augment_labels has shape {tuple(told.shape)}; accepted by this network: {accepted}."
             )
-        return augment_labels
+        return told
 
     def fingerprint_config(self) -> dict[str, Any]:
         about = {"preconditioning": self.preconditioning.config(), "sigma_range": list(self.sigma_range)}
@@ -191,7 +188,9 @@ class EDMDenoiser(NetworkDenoiser):
 
 
 @MODELS.add("edm")
-def load(where: str, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> EDMDenoiser:
+def load(
+    where: str, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0, **unknown: Any
+) -> EDMDenoiser:
     """A network of an EDM pickle.
 
     Parameters
@@ -206,10 +205,18 @@ def load(where: str, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: flo
     Raises
     ------
     TurningpointError
-        If the file is not such a pickle, its parts do not fit together, or the range is empty.
+        If the file is not such a pickle, its parts do not fit together, the range is empty, or there is
+        no such setting.
     """
+    if unknown:
+        accepted = ", ".join(("sigma_min", "sigma_max", "rho", *OPTIONS))
+        raise TurningpointError(
+            f"{next(iter(unknown))} is given, but edm: takes no such setting; accepted: {accepted}."
+        )
     low, high = number("sigma_min", sigma_min, 0.0), number("sigma_max", sigma_max, 0.0)
-    recorded = recorded_network(read_checkpoint(Path(where).expanduser()), str(where))
+    content = read_checkpoint(Path(where).expanduser())
+    refuse_other_families(content, "edm", where)
+    recorded = recorded_network(content, str(where))
     channels, resolution = recorded.facts["img_channels"], recorded.facts["img_resolution"]
     model = EDMDenoiser(
         recorded.network,

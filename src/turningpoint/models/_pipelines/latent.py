@@ -18,9 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...diffusion.denoiser import NetworkDenoiser
 from ...diffusion.schedule import Schedule
 from ...errors import TurningpointError
+from .._calls import DirectCalls
 from ..settings import whole
 from .pipeline_folder import LARGEST_SIZE, Options, PipelineFolder
 
@@ -83,7 +83,7 @@ def latent_shape(
     return channels, h // factor, w // factor
 
 
-class LatentDenoiser(NetworkDenoiser):
+class LatentDenoiser(DirectCalls):
     """A network on latents, with the autoencoder around it.
 
     Parameters

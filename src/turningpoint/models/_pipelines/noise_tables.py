@@ -21,16 +21,18 @@ divides T.  ``clip_sample`` is applied only when a user asks for it: a denoiser 
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from ...diffusion.denoiser import NetworkDenoiser
 from ...diffusion.grid import Grid
 from ...diffusion.schedule import DiscreteVP
 from ...errors import TurningpointError, one_of
+from .._calls import DirectCalls
 from ..settings import array
 
 ANCESTRAL = ("DDPMScheduler", "DDPMParallelScheduler")
@@ -56,6 +58,8 @@ SCHEDULERS = (
 """Classes whose table of betas is that of a DDPM."""
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 TABLES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace")
+BETWEEN = ("linear", "scaled_linear", "sigmoid")
+"""Those that lie between ``beta_start`` and ``beta_end``; the others heed neither."""
 PREDICTS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 SPACINGS = {"linspace": "linspace", "leading": "leading", "trailing": "uniform"}
 """The first is that of schedulers without the setting."""
@@ -72,11 +76,19 @@ MOST_STEPS = 100_000
 
 def _defaults(name: str) -> dict[str, Any]:
     """The settings of a scheduler's class and what they are by default."""
-    import diffusers
-
     # its __init__ stands behind a decorator, and behind another where an optional package is missing
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
+    parameters = inspect.signature(_class(name).__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _class(name: str) -> Any:
+    try:
+        return getattr(importlib.import_module("diffusers"), name)
+    except (ImportError, AttributeError, RuntimeError):  # the last: a module of it cannot be imported
+        raise TurningpointError(
+            f"diffusers: needs {name} of the package diffusers, which is not there whole, or too old; accepted: "
+            "pip install -U diffusers."
+        ) from None
 
 
 def known_settings() -> set[str]:
@@ -186,9 +198,16 @@ class NoiseTable:
         for key, only in (("timestep_type", "discrete"), ("use_flow_sigmas", False)):
             if config.get(key, only) != only:
                 raise TurningpointError(f"{key} is {config[key]!r}; accepted: {only!r}.")
-        self.schedule = DiscreteVP.from_alphas_cumprod(
-            _alphas_cumprod(config), f"diffusers {_family(config)}"
-        )
+        table = _alphas_cumprod(config)
+        try:
+            self.schedule = DiscreteVP.from_alphas_cumprod(table, f"diffusers {_family(config)}")
+        except TurningpointError:
+            keys = ("beta_start", "beta_end") if config.get("trained_betas") is None else ("trained_betas",)
+            values = ", ".join(reprlib.repr(config[key]) for key in keys)
+            raise TurningpointError(
+                f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} {values}; accepted: betas between 0 and 1 "
+                "that leave a signal until the last step."
+            ) from None
         if self.predicts == "epsilon" and float(self.schedule.betas[-1]) == 1:
             raise TurningpointError(
                 "prediction_type is 'epsilon', but rescale_betas_zero_snr leaves no signal at the last step, where "
@@ -235,12 +254,12 @@ def _family(config: Mapping[str, Any]) -> str:
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
     """The table of alpha_n^2, (T,) float64, from the DDPM scheduler of `diffusers`, whose betas all share."""
-    from diffusers import DDPMScheduler
-
     numbers = {key: config[key] for key in ("num_train_timesteps", "beta_start", "beta_end")}
+    heeded = config.get("trained_betas") is None and config.get("beta_schedule") in BETWEEN
     for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_STEPS:
-            raise TurningpointError(f"{key} is {value!r}; accepted: a number above 0, {MOST_STEPS} at most.")
+        most = 1 if heeded and key != "num_train_timesteps" else MOST_STEPS
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+            raise TurningpointError(f"{key} is {value!r}; accepted: a number above 0, {most} at most.")
     numbers["num_train_timesteps"] = int(numbers["num_train_timesteps"])
     trained = config.get("trained_betas")
     if trained is None and config.get("beta_schedule") not in TABLES:
@@ -249,12 +268,12 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> torch.Tensor:
         trained = array("trained_betas", trained, "(T,)", axes=(1,)).tolist()
     rescaled = bool(config.get("rescale_betas_zero_snr"))
     settings = {"beta_schedule": config.get("beta_schedule", "linear"), "rescale_betas_zero_snr": rescaled}
-    scheduler: Any = DDPMScheduler(**numbers, **settings, trained_betas=trained)
+    scheduler = _class("DDPMScheduler")(**numbers, **settings, trained_betas=trained)
     table: torch.Tensor = scheduler.alphas_cumprod.to(torch.float64)
     return table
 
 
-class Tabled(NetworkDenoiser):
+class Tabled(DirectCalls):
     """What a denoiser takes from its `NoiseTable`: the grid and the variance that its authors use.
 
     Attributes

@@ -179,10 +179,11 @@ class PipelineFolder:
             raise self._refused(name, f"it is {library}.{kind}; accepted: {', '.join(accepted)}")
         try:
             return library, getattr(importlib.import_module(library), kind)
-        except (ImportError, AttributeError):
-            raise self._refused(
-                name, f"it needs {library}, which is not installed: pip install 'turningpoint[text]'"
-            ) from None
+        except (ImportError, AttributeError, RuntimeError):  # the last: a module of it cannot be imported
+            why = f"it needs {kind} of {library}, which is not there whole, or too old: pip install -U {library}"
+            if library == "transformers":
+                why = "it needs transformers, which is not installed: pip install 'turningpoint[text]'"
+            raise self._refused(name, why) from None
 
     def _refused(self, name: str, why: str) -> TurningpointError:
         return TurningpointError(f"the component {name} of {str(self.path)!r} cannot be loaded: {why}.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TurningpointError
+from .._calls import indices
 from ..settings import whole
 from .latent import LatentDenoiser, autoencoder, latent_shape, side, sides
 from .noise_tables import NoiseTable, Tabled
@@ -59,13 +60,14 @@ class PixelUNet(Tabled):
             unet, table.schedule, (channels, *size), table.predicts, known, learned_variance=learned
         )
         self.own_steps, self._null = {"ddpm": table.schedule.steps}, null_label
+        self._needs_labels = null_label is None
         self.use(table)
 
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The U-Net's own output, (B, C, H, W), or twice the channels with a learned variance."""
         told = {}
         if self.n_classes is not None:
-            label = torch.full((len(x_t),), -1, device=x_t.device) if label is None else label
+            label = torch.full((len(x_t),), -1, device=x_t.device) if label is None else indices(label)
             if self._null is not None:
                 label = torch.where(label < 0, self._null, label)
             elif bool((label < 0).any()):
@@ -126,9 +128,10 @@ class DiT(Tabled, LatentDenoiser):
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The transformer's own output, (B, 2C, h, w) with a learned variance."""
         none = torch.full((len(x_t),), self.n_classes or 0, device=x_t.device)
-        label = none if label is None else torch.where(label < 0, none, label)
+        told = none if label is None else indices(label)
+        told = torch.where(told < 0, none, told)
         output: Tensor = self.network(
-            x_t.to(self.dtype), timestep=self.native(t), class_labels=label, return_dict=False
+            x_t.to(self.dtype), timestep=self.native(t), class_labels=told, return_dict=False
         )[0]
         return output.to(x_t)
 

@@ -15,6 +15,7 @@ Guidance moves from the negative prompt's estimate to the prompt's (`turningpoin
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from abc import abstractmethod
 from collections import OrderedDict
@@ -66,9 +67,11 @@ class TextEncoder(nn.Module):
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         for prompt in prompts:
-            whole = self._tokenizer(prompt, truncation=False).input_ids
+            whole = self._tokenizer(prompt, truncation=False, verbose=False).input_ids
             if len(whole) > self.length:
-                cut = self._tokenizer.decode(whole[self.length - 1 : -1])
+                cut = textwrap.shorten(
+                    self._tokenizer.decode(whole[self.length - 1 : -1]), 200, placeholder=" ..."
+                )
                 warnings.warn(
                     f"a prompt has more than {self.length} tokens; cut off: {cut!r}.",
                     UserWarning,
@@ -99,6 +102,8 @@ class TextToImage(LatentDenoiser):
 
     takes_prompts = True
     negative_prompt: str | None = None
+    _inputs: tuple[str, ...] = ("tokens", "pooled")
+    """The names of what `embed` returns."""
 
     @abstractmethod
     def embed(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
@@ -155,6 +160,37 @@ class TextToImage(LatentDenoiser):
             if value is not None and not isinstance(value, str):
                 raise TurningpointError(f"{key} is {value!r}; accepted: a text.")
 
+    def checked(self, x_t: Tensor, t: Any, condition: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        t, condition = super().checked(x_t, t, condition)
+        if condition.keys() == set(self._inputs):
+            wrong = [name for name in self._inputs if len(condition[name]) != len(x_t)]
+            if wrong:
+                raise TurningpointError(
+                    f"{wrong[0]} is of {len(condition[wrong[0]])} items; accepted: {len(x_t)}, one for each of x_t."
+                )
+            return t, condition
+        if "negative_prompt" in condition:
+            raise TurningpointError(
+                "negative_prompt is given in a call of the model itself; accepted: prompt, a negative one being "
+                "what guidance moves away from (turningpoint.Guided)."
+            )
+        unknown = sorted(condition.keys() - {"prompt"})
+        if unknown:
+            raise TurningpointError(
+                f"{unknown[0]} is given; accepted by the model {self.name!r}: prompt, or all of what conditions() "
+                f"returns ({', '.join(self._inputs)})."
+            )
+        return t, self.conditions(self._prompts(condition.get("prompt"), len(x_t)), x_t.device)
+
+    def _prompts(self, prompt: Any, batch: int) -> list[dict[str, Any]]:
+        """The condition of each of so many items, from one prompt or one for each."""
+        prompts = [prompt] * batch if isinstance(prompt, str | None) else prompt
+        if not isinstance(prompts, Sequence) or not all(isinstance(p, str | None) for p in prompts):
+            raise TurningpointError(f"prompt is {prompt!r}; accepted: a text, or one for each item.")
+        if len(prompts) != batch:
+            raise TurningpointError(f"prompt has {len(prompts)} texts; accepted: a text, or {batch} of them.")
+        return [{"prompt": p} for p in prompts]
+
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None, **condition: Any) -> Tensor:
         """E[x_0 | x_t, prompt].
 
@@ -163,20 +199,21 @@ class TextToImage(LatentDenoiser):
         x_t : Tensor (B, *shape)
             Noisy latents.
         t : Tensor (B,)
-            One time per item.
+            One time per item, or one for all.
         **condition
-            What `conditions` returns; nothing is no prompt.
+            ``prompt``, a text for all items or a sequence with one for each; or what `conditions` returns; nothing
+            is no prompt.
+
+        Raises
+        ------
+        TurningpointError
+            If anything else is given, or not one for each item.
         """
         if label is not None:
             raise TurningpointError(
                 f"label is given, but the model {self.name!r} takes prompts and no labels."
             )
         return self.clipped(self.estimate(x_t, t, **condition))
-
-    def estimate(self, x_t: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        if not condition:
-            condition = self.embeddings([None] * len(x_t), x_t.device)
-        return super().estimate(x_t, t, **condition)
 
 
 class StableDiffusion(Tabled, TextToImage):
@@ -195,6 +232,8 @@ class StableDiffusion(Tabled, TextToImage):
     shape : tuple of int
         Of a latent.
     """
+
+    _inputs = ("embedding",)
 
     def __init__(
         self, unet: Any, vae: Any, text_encoder: TextEncoder, table: NoiseTable, shape: Sequence[int]
@@ -223,6 +262,8 @@ class StableDiffusionXL(Tabled, TextToImage):
     force_zeros : bool
         Whether the absence of a prompt is zeros in place of the embedding of an empty text.
     """
+
+    _inputs = ("embedding", "pooled")
 
     def __init__(
         self,
