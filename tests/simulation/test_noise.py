@@ -120,3 +120,11 @@ def test_addresses_are_values():
     assert len({Address(0), Address(0, 0, 1.0), Address(0, 1)}) == 2
     with pytest.raises(AttributeError):
         Address(0).item = 3
+
+
+def test_recorded_draws_need_no_stream():
+    rows = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    noise = RecordedNoise({Address(4): rows, Address(5): rows, Address(5, stream=1): -rows})
+    np.testing.assert_array_equal(noise.draw(Address(4, stream=1), 1, (3,)), rows[1])
+    np.testing.assert_array_equal(noise.draw(Address(5, stream=1), 1, (3,)), -rows[1])
+    np.testing.assert_array_equal(noise.draw(Address(5), 1, (3,)), rows[1])

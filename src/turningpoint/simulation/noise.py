@@ -106,7 +106,8 @@ class RecordedNoise:
     Parameters
     ----------
     draws : mapping from Address to arrays (n_draws, *shape)
-        The first row is the start's draw, the following ones the steps'.
+        The first row is the start's draw, the following ones the steps'.  Draws under an address of stream 0
+        answer for that address in the other streams too, unless these have their own.
     otherwise : Noise, optional
         Answers for other walks and later draws.
 
@@ -131,7 +132,8 @@ class RecordedNoise:
 
     def draw(self, address: Address, index: int, shape: Sequence[int]) -> np.ndarray:
         """See `Noise.draw`."""
-        recorded = self.draws.get(replace(address, time=round(address.time, 12)))
+        exact = replace(address, time=round(address.time, 12))
+        recorded = self.draws.get(exact, self.draws.get(replace(exact, stream=0)))
         if recorded is not None and index < len(recorded):
             z = np.asarray(recorded[index], dtype=np.float32)
             if z.shape != tuple(shape):
