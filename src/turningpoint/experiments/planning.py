@@ -101,16 +101,18 @@ class Setup:
         self.model.to(self.device).eval()
 
     def settings(self) -> dict[str, Any]:
-        """What identifies a run of this setup."""
+        """What identifies a run of this setup, as a manifest gives it back: lists, not tuples."""
         known: dict[str, Any] = {"name": self.base.name, "fingerprint": fingerprint(self.base)}
         known |= {"native_unit": self.schedule.native_unit, "config": self.base.fingerprint_config()}
-        return {
+        settings = {
             "model": known,
             "sampler": self.sampler.config(),
             "grid": self.grid.config(),
             "seed": self.seed,
             "guidance": self.guidance,
         }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
 
     def engine(self, batch: int, noise: Noise | None) -> Engine:
         """An engine on the setup's device."""
@@ -186,7 +188,6 @@ def find_or_create(
         import sys
 
         command = " ".join(["turningpoint", *sys.argv[1:]]) if sys.argv[0].endswith("turningpoint") else ""
-    settings = json.loads(json.dumps(settings))  # as a manifest gives them back: lists, not tuples
     if isinstance(out, Store):
         existing: dict[str, Any] | None = out.manifest
     else:
@@ -213,7 +214,7 @@ def _refuse_differences(
     )
     if old["model"]["fingerprint"] == new["model"]["fingerprint"]:
         new["model"] = new["model"] | {"name": old["model"]["name"]}  # one model by two names
-    differ = differences(old, json.loads(json.dumps(new)))
+    differ = differences(old, new)
     if differ:
         place = str(out.folder or "memory") if isinstance(out, Store) else str(out)
         raise TurningpointError(

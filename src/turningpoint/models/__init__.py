@@ -8,14 +8,13 @@ point ``turningpoint.models``.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
 from ..registry import Registry
-from ._options import OF_THE_MACHINE, split_options, with_options
+from ._names import divided, is_place, literal, spelled
+from ._options import split_options, with_options
 from ._recognise import recognised
 
-CHECKPOINT_SUFFIXES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy")
 MODELS: Registry[Callable[..., Denoiser]] = Registry("model", "turningpoint.models")
 
 
@@ -59,14 +58,14 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
         model = os.fspath(model)
     if not isinstance(model, str):
         return adopt(model, **settings)
-    head, query = _divided(model)
-    if head.partition(":")[0] not in MODELS and _is_place(head):
+    head, query = divided(model)
+    if head.partition(":")[0] not in MODELS and is_place(head):
         head = f"{recognised(head)}:{head}"
     scheme, colon, where = head.partition(":")
     if where and os.path.exists(os.path.expanduser(where)):  # so that the name loads it from any folder
         head = f"{scheme}:{Path(where).expanduser().resolve()}"
     for key, value in parse_qsl(query, keep_blank_values=True):
-        settings.setdefault(key, _literal(value))
+        settings.setdefault(key, literal(value))
     loader = MODELS[scheme]
     own, options = split_options(loader, settings)
     try:
@@ -75,64 +74,14 @@ def load(model: str | Denoiser, /, **settings: Any) -> Denoiser:
         if "argument" not in str(error):
             raise
         raise TurningpointError(f"model is {model!r} with settings {sorted(settings)}: {error}.") from None
-    loaded.name = _spelled(head, settings)
+    loaded.name = spelled(head, settings)
     return with_options(loaded, **options).eval()
 
 
-def _divided(model: str) -> tuple[str, str]:
-    """A name and the settings behind its question mark, which may stand in the name of a file too."""
-    for head, query in ((model, ""), model.rpartition("?")[::2]):
-        if "?" in head and any(os.path.exists(text) for text in (head, head.partition(":")[2])):
-            return head, query
-    head, _, query = model.partition("?")
-    return head, query
-
-
-def _is_place(head: str) -> bool:
-    """Whether a name means a path: it is there, or looks like one."""
-    return os.path.exists(head) or os.sep in head or Path(head).suffix in CHECKPOINT_SUFFIXES
-
-
-def _spelled(head: str, settings: Mapping[str, Any]) -> str:
-    """The name that loads a model again: what identifies it and can be written down follows a question mark."""
-    plain = {key: _written(value) for key, value in settings.items() if key not in OF_THE_MACHINE}
-    told = {key: text for key, text in plain.items() if text is not None}
-    return f"{head}?{urlencode(told, safe=',:/')}" if told else head
-
-
-def _written(value: Any) -> str | None:
-    """A setting as `_literal` reads it back; None if it cannot be written down."""
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Path):
-        value = str(value)
-    if isinstance(value, str):
-        return value if _literal(value) == value else repr(value)
-    if value is None or isinstance(value, bool | int | float):
-        return str(value)
-    if isinstance(value, list | tuple | dict):
-        text = ",".join(map(str, value)) if len(value) > 1 and not isinstance(value, dict) else ""
-        for written in (text, repr(value)):
-            if written and _literal(written) in (value, tuple(value), list(value)):
-                return written
-    return None
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 OFFERED = (
-    *("encode", "decode", "classifier", "starting_images", "usual_grid", "with_variance"),
-    *("check_condition", "conditions", "without", "takes_prompts", "learned_variance", "usual_variance"),
-)
+    "encode", "decode", "classifier", "starting_images", "usual_grid", "with_variance", "check_condition",
+    "conditions", "without", "takes_prompts", "learned_variance", "usual_variance",
+)  # fmt: skip
 """What an adopted model may offer besides its schedule and shape."""
 
 

@@ -40,8 +40,8 @@ from ._adm_flags import (
 )
 from ._calls import DirectCalls, indices
 from ._networks.adm_unet import ADMUNet, Attention
-from ._other_families import refuse_other_families
 from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
+from ._recognise import refuse_other_families
 
 LARGEST_JSON = 2**20
 """Bytes of a file of flags."""

@@ -30,8 +30,8 @@ from . import MODELS
 from ._calls import DirectCalls
 from ._ddpm_config import agreed_size, configuration
 from ._networks.ddpm_unet import DDPMUNet, Layout
-from ._other_families import refuse_other_families
 from ._reading.checkpoint import load_tensors, read_checkpoint, tensors
+from ._recognise import refuse_other_families
 from .settings import whole
 
 WEIGHTS = ("ema", "raw")

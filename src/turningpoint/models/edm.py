@@ -25,9 +25,9 @@ from . import MODELS
 from ._calls import DirectCalls
 from ._edm_snapshot import recorded_network
 from ._options import OPTIONS
-from ._other_families import refuse_other_families
 from ._preconditioning import Coefficients, Preconditioning
 from ._reading.checkpoint import read_checkpoint
+from ._recognise import refuse_other_families
 from .settings import number
 
 USUAL_STEPS = 18
