@@ -286,3 +286,11 @@ def test_the_difference_is_told_either_way_round(pair_of_runs, refuses):
     assert "copies part from it at some level" in page.text  # a page about clones speaks of clones
     with refuses("clones is a uturn run"):
         report(turns, beside=turns)
+
+
+def test_a_model_at_a_path_is_headed_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("faces.npy", np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32))
+    run = tp.uturn("empirical:faces.npy", times=[0.2, 0.6], steps=4, progress=None, out="run")
+    text = Path(tp.report(run.measure("pixels"))).read_text()
+    assert "<h1>When faces.npy makes up its mind</h1>" in text

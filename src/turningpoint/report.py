@@ -16,6 +16,7 @@ from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
 from .figures.difference import spoken
 from .figures.style import clock_name, number
+from .models._names import brief
 from .simulation.store import sentences
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     pictures = _figures(run, windows, curves, order, sweep, delta)
     pictures |= theory_picture(run, beside, sweep) | ({} if error is None else error_picture(error))
     page = {
+        "title": brief(model.get("name", "model")),
         "model": model.get("name", "model"),
         "answer": answer(windows, order, run.schedule),
         "figures": _saved(pictures, place / "figures"),

@@ -65,3 +65,13 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def brief(name: str) -> str:
+    """A name for a heading: of a model that lies at a path only the last part of that.
+
+    >>> brief("edm:/data/nets/cifar.pkl?rho=5"), brief("gaussians?dim=2"), brief("diffusers:org/model")
+    ('cifar.pkl', 'gaussians?dim=2', 'diffusers:org/model')
+    """
+    where = name.partition(":")[2]
+    return Path(divided(where)[0]).name if os.path.isabs(where) else name
