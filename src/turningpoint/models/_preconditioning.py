@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.discretization import iddpm_levels, vp_sigma
+from ..diffusion.discretization import iddpm_levels
 
 SMALLEST = 1e-12
 """Below this sigma the logarithm of sigma is held, so that D(x; 0) = x instead of NaN."""
@@ -88,7 +88,10 @@ class VPPrecond(Preconditioning):
     ) -> None:
         super().__init__()
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
-        self.sigma_min, self.sigma_max = (float(vp_sigma(t, beta_d, beta_min)) for t in (epsilon_t, 1.0))
+        self.sigma_min, self.sigma_max = self._sigma(epsilon_t), self._sigma(1.0)
+
+    def _sigma(self, t: float) -> float:
+        return math.sqrt(math.expm1(self.beta_d * t**2 / 2 + self.beta_min * t))
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         root = (self.beta_min**2 + 2 * self.beta_d * (1 + sigma**2).log()).sqrt()
