@@ -137,6 +137,9 @@ class Archive:
                 first = self.manifest["axes"].get(f"first_{axis}", 0)
                 dataset = dataset.assign_coords({axis: first + np.arange(dataset.sizes[axis])})
         told = spelled_out(self.manifest["axes"])
+        named = self.manifest["axes"].get("names")
+        if named and len(named) == dataset.sizes.get("item"):
+            dataset = dataset.assign_coords(name=("item", np.array(named, dtype=object)))
         for name in ("prompt", "negative_prompt"):
             texts = [condition.get(name, "") for condition in told]
             if "item" in dataset.dims and any(texts):
@@ -157,7 +160,8 @@ class Archive:
             group = self.store.dataset(f"readings/{name}")
             for described in self.store.attrs(f"readings/{name}")["readings"]:
                 feature = described["feature"]
-                for side, suffix in (("back", ""), ("start", "_start"), ("other", "_other")):
+                sides = {"back": "", "start": "_start", "other": "_other", "original": "_original"}
+                for side, suffix in sides.items():
                     variable = f"{side}.{described['name']}"
                     if variable not in group:
                         continue
@@ -194,6 +198,11 @@ class Archive:
         return self._array("start")
 
     @property
+    def original(self) -> xr.DataArray:
+        """A user's pictures before a latent model's autoencoder made `start` of them: (item, channel, y, x)."""
+        return self._array("original")
+
+    @property
     def latents(self) -> xr.DataArray:
         """What the sampler worked on and `images` were decoded from, of a latent model: float32, as `images`."""
         return self._array("latents")
@@ -226,14 +235,20 @@ class Archive:
         return self.store.groups("readings")
 
     def features(self) -> list[str]:
-        """The names of all readings that are up to date: ``class``, ``morphometry.slant``, ..."""
+        """The names of all readings with a retention that are up to date: ``class``, ``morphometry.slant``, ..."""
         names = []
         for name in self.measured():
             if self._is_stale(name):
                 continue
             described = self.store.attrs(f"readings/{name}")["readings"]
-            names += [reading["feature"] for reading in described]
+            names += [reading["feature"] for reading in described if reading["kind"] != "map"]
         return names
+
+    def maps(self) -> list[str]:
+        """The names of all readings that give a number for every place of an image; see `reading`."""
+        known = [(name, self.store.attrs(f"readings/{name}")["readings"]) for name in self.measured()]
+        return [r["feature"] for name, described in known if not self._is_stale(name) for r in described
+                if r["kind"] == "map"]  # fmt: skip
 
     def reading(self, feature: str) -> xr.Dataset:
         """One reading of all images: ``start`` (item, ...), ``back`` (item, replicate, time, ...).
@@ -245,7 +260,7 @@ class Archive:
         """
         name, described = self._described(feature)
         found = {}
-        for side in ("start", "back", "other", "partner"):
+        for side in ("start", "back", "other", "partner", "original"):
             array = f"readings/{name}/{side}.{described['name']}"
             if side == "partner":
                 array = f"readings/{name}/partner"

@@ -22,8 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,11 +35,9 @@ from ..diffusion.points import Points
 from ..diffusion.schedule import Schedule, schedule_named
 from ..errors import TurningpointError
 from . import MODELS
-from .pictures import picture_files, read_arrays, read_pictures
+from ._data_points import labels_of, points_and_labels
 from .settings import array as numbers
 from .settings import whole
-
-FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Empirical(ExactDenoiser):
@@ -322,17 +319,23 @@ def load(
     schedule: Schedule | str = "vp",
     chunk: int | None = None,
     skip_bad: bool = False,
+    size: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    fit: str = "crop",
+    split: str | None = None,
 ) -> Empirical:
     """The exact denoiser of a data set.
 
     Parameters
     ----------
-    data : array, Tensor or path
+    data : array, Tensor, path or ImageSet
         (N, C, H, W), or (N, d) for vectors; (N, H, W) is N images of one channel, (N,) is N numbers. Floats of
         any range (latents), or uint8 for pixels in [-1, 1]. A memmap stays on disk. A path is an ``.npy``,
-        which stays on disk, an ``.npz`` with ``images`` (and ``labels``), or a folder of 8-bit pictures.
+        which stays on disk, an ``.npz`` with ``images`` (and ``labels``), or pictures that
+        `turningpoint.data.open_images` opens (a folder, a zip, a parquet), all of which are held in memory.
     labels : array (N,) of whole numbers, optional
-        A class per point, from 0; by default those of the ``.npz``.
+        A class per point, from 0; by default those that the data set has.
     weights : array (N,), optional
         Positive; they need not sum to 1. Equal by default.
     schedule : Schedule or str
@@ -340,7 +343,17 @@ def load(
     chunk : int, optional
         How many points to look at at a time.
     skip_bad : bool
-        Leave out files of a folder that cannot be used, with a warning for each, instead of refusing.
+        Leave out pictures that cannot be used, with a warning for each, instead of refusing.
+    size : int, optional
+        Make all pictures so many pixels high and wide, in colour if one of them is. Pictures that share one size and
+        number of channels need none; others are refused without it.
+    height, width : int, optional
+        The same, for pictures that are not square.
+    fit : str
+        How a picture of another size is made to fit: ``crop``, ``square``, ``stretch`` or ``exact``
+        (`turningpoint.data.fit`).
+    split : str, optional
+        Which one, of a data set that has several.
 
     Raises
     ------
@@ -356,49 +369,9 @@ def load(
     """
     if data is None:
         raise TurningpointError(
-            "data is not given; accepted: an array (N, C, H, W) or (N, d), an .npy, an .npz, or a folder of pictures."
+            "data is not given; accepted: an array (N, C, H, W) or (N, d), an .npy, an .npz, or a set of pictures."
         )
-    found = None
-    if isinstance(data, str | Path):
-        data, found = _read(Path(data), skip_bad)
-    points = _points(data)
-    known = labels if labels is not None else found
+    points, found = points_and_labels(data, size, height, width, fit, split, skip_bad)
+    known = found if labels is None else labels_of(labels)
     shares = None if weights is None else numbers("weights", weights, "(N,)", axes=(1,))
-    return Empirical(points, None if known is None else _labels(known), shares, schedule, chunk)
-
-
-def _read(path: Path, skip_bad: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    if not path.is_dir():
-        return read_arrays(path, "data", mapped=True)
-    read = read_pictures(picture_files(path, "data"), skip_bad=skip_bad)
-    if read is None:
-        raise TurningpointError(f"data is {str(path)!r}, which holds no picture that can be used.")
-    return read, None
-
-
-def _points(data: Any) -> Tensor | np.memmap:
-    """What `Empirical` takes: a tensor of floats or bytes, or a memmap of them, with a channel axis."""
-    mapped = isinstance(data, np.memmap)
-    try:
-        given = data.detach() if isinstance(data, Tensor) else data if mapped else np.asarray(data)
-    except ValueError:
-        raise TurningpointError("data is a ragged list; accepted: an array (N, C, H, W) or (N, d).") from None
-    if given.ndim in (1, 3):
-        given = given[:, None]
-    if isinstance(given, Tensor) or mapped:
-        kinds = [np.dtype(kind) for kind in ("u1", "f2", "f4", "f8")] if mapped else [torch.uint8, *FLOATS]
-        if given.dtype not in kinds:
-            raise TurningpointError(f"data is of type {given.dtype}; accepted: floats, or uint8.")
-        return cast(Tensor | np.memmap, given)
-    if not np.issubdtype(given.dtype, np.floating) and not np.issubdtype(given.dtype, np.integer):
-        raise TurningpointError(f"data is of type {given.dtype}; accepted: floats, or uint8.")
-    if given.dtype not in (np.uint8, np.float16, np.float32):
-        given = given.astype(np.float64, copy=False)
-    return torch.from_numpy(given if given.flags.writeable else given.copy())
-
-
-def _labels(labels: Any) -> Tensor:
-    given = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if not np.issubdtype(given.dtype, np.integer):
-        raise TurningpointError(f"labels are of type {given.dtype}; accepted: whole numbers from 0.")
-    return torch.from_numpy(given.astype(np.int64))
+    return Empirical(points, known, shares, schedule, chunk)

@@ -216,10 +216,10 @@ class PipelineFolder:
         settings: dict[str, Any] = {"local_files_only": True, "variant": variant, "output_loading_info": True}
         settings["use_safetensors"] = files[0].suffix == ".safetensors"
         try:
-            _check_files(files)
-            with _quiet(library):
+            check_files(files)
+            with quiet(library):
                 if library == "transformers":
-                    clean = {k: v for k, v in config.items() if not k.startswith("_") and k not in _NOT_OURS}
+                    clean = {k: v for k, v in config.items() if not k.startswith("_") and k not in NOT_OURS}
                     settings |= {"config": kind.config_class.from_dict(clean), "dtype": dtype}
                     build, described = kind, settings["config"]
                 else:
@@ -228,7 +228,7 @@ class PipelineFolder:
                     build, described = kind.from_config, config
                 with torch.device("meta"):
                     skeleton = build(described)
-                _check_size(skeleton, files)
+                check_size(skeleton, files)
                 module, info = kind.from_pretrained(str(folder), **settings)
         except TurningpointError as error:
             raise self._refused(name, str(error).rstrip(".")) from None
@@ -303,7 +303,7 @@ class PipelineFolder:
         return f"see {names[0]}" if names else None
 
 
-_NOT_OURS = (
+NOT_OURS = (
     "auto_map",
     "attn_implementation",
     "experts_implementation",
@@ -355,7 +355,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
         yield key, value
 
 
-def _check_files(files: list[Path]) -> None:
+def check_files(files: list[Path]) -> None:
     """Refuse truncated safetensors, and compressed archives, which could grow without end."""
     from safetensors import safe_open
 
@@ -369,7 +369,7 @@ def _check_files(files: list[Path]) -> None:
                     raise TurningpointError(f"{file.name} is compressed; accepted: as torch.save writes it.")
 
 
-def _check_size(skeleton: nn.Module, files: list[Path]) -> None:
+def check_size(skeleton: nn.Module, files: list[Path]) -> None:
     """Refuse a configuration of more numbers than its weights can hold, before any memory is taken."""
     described = sum(parameter.numel() for parameter in skeleton.parameters())
     held = sum(file.stat().st_size for file in files)
@@ -380,7 +380,7 @@ def _check_size(skeleton: nn.Module, files: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def quiet(library: str) -> Iterator[None]:
     """Without the progress bars and warnings of a library, whose complaints are our sentences."""
     log = importlib.import_module(f"{library}.utils.logging")
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
