@@ -10,6 +10,7 @@ kind             one image, or pair, gives   example
 ``scalar``       a number                    stroke thickness in pixels
 ``vector``       d numbers                   the content of a frequency band
 ``comparison``   a similarity of two images  phase agreement; ``largest`` is its value for equal images
+``map``          P numbers of two images     how far each place of a layer has moved; it has no retention
 ===============  ==========================  ==========================================================
 
 A feature is named ``measure.reading``; a measure with one reading lends it its own name.  NaN says that
@@ -20,9 +21,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -34,7 +36,7 @@ from torch import Tensor
 from ..errors import TurningpointError, one_of
 from ..registry import Registry
 
-KINDS = ("categorical", "scalar", "vector", "comparison")
+KINDS = ("categorical", "scalar", "vector", "comparison", "map")
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,17 @@ class Reading:
     name : str
         Short, without the measure's name; empty for a measure's only reading.
     kind : str
-        One of ``categorical``, ``scalar``, ``vector``, ``comparison``.
+        One of ``categorical``, ``scalar``, ``vector``, ``comparison``, ``map``.
     description : str
         Half a sentence for tables and figures.
     unit : str
         ``pixel``, ``degree``, ...; empty for pure numbers.
     largest : float
-        A comparison's value for two equal images.
+        A comparison's value for two equal images: 1 for a cosine, 0 for a distance.
     label : str
         What figures write; by default the feature's name.
+    values : tuple of str
+        What the values 0, 1, ... of a category are called, if they have names.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Reading:
     unit: str = ""
     largest: float = 1.0
     label: str = ""
+    values: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -78,10 +83,16 @@ class Measure(ABC):
         What a user calls it.
     readings : tuple of Reading
         What it reads; fixed once the measure is made.
+    by_default : bool
+        Whether it reads a run for which no measure is named; False where that is costly.
+    adds_up : tuple of str
+        Settings whose lists grow from call to call, such as questions: what was asked before is asked again.
     """
 
     name: str
     readings: tuple[Reading, ...]
+    by_default = True
+    adds_up: tuple[str, ...] = ()
 
     @abstractmethod
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
@@ -94,12 +105,29 @@ class Measure(ABC):
         Returns
         -------
         dict
-            By reading's name, without the comparisons: (B,) integers, (B,) floats, or (B, d) floats.
+            By reading's name, without comparisons and maps: (B,) integers, (B,) floats, or (B, d) floats.
         """
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
-        """The comparisons of two batches of images, by reading's name, each (B,)."""
+        """The comparisons (B,) and maps (B, P) of two batches of images, by reading's name."""
         return {}
+
+    def compare_with(self, starts: Sequence[Tensor], images: Tensor) -> list[dict[str, np.ndarray]]:
+        """Comparisons of ``images`` with several batches, their own starts first and strangers' after them.
+
+        A measure for which looking at an image is costly looks at ``images`` once for all of them. Maps are
+        wanted of the first ones only.
+        """
+        return [self.compare(start, images) for start in starts]
+
+    def study(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        """Told of all starting images before anything is read, for what needs a data set's statistics.
+
+        Parameters
+        ----------
+        batches : callable
+            Gives the starting images from the first, batch by batch, as often as it is called.
+        """
 
     def feature(self, reading: Reading) -> str:
         """The reading's full name, ``measure.reading``."""
@@ -226,11 +254,40 @@ def measure(
             raise TurningpointError(f"measure is {what!r}, which cannot be imported: {error}.") from None
     known, _, query = what.partition("?")
     factory = MEASURES[known]
+    asked: dict[str, list[Any]] = {}
     for key, value in parse_qsl(query):
-        settings.setdefault(key, float(value) if "." in value else int(value) if value.isdigit() else value)
+        asked.setdefault(key, []).append(_literal(value))
+    settings = {key: values[0] if len(values) == 1 else values for key, values in asked.items()} | settings
     try:
         return factory(model=model, **settings)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise TurningpointError(f"measure is {what!r} with settings {sorted(settings)}: {error}.") from None
+
+
+def takes(what: str | Measure | Callable[[Tensor], Any]) -> frozenset[str]:
+    """The settings that a named measure takes; none of a measure that is made already.
+
+    >>> sorted(takes("color"))
+    ['bins']
+    """
+    if not isinstance(what, str) or what.startswith("python:"):
+        return frozenset()
+    return frozenset(inspect.signature(MEASURES[what.partition("?")[0]]).parameters) - {"model"}
+
+
+def adds_up(name: str) -> tuple[str, ...]:
+    """The settings of a named measure whose lists grow from call to call."""
+    known: tuple[str, ...] = getattr(MEASURES[name], "adds_up", ()) if name in MEASURES else ()
+    return known
+
+
+def _literal(text: str) -> Any:
+    """A setting from a query: a number, True or False, or text."""
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        return text
