@@ -1,16 +1,18 @@
 """Reading a run: images in the store become readings beside them, chunk by chunk.
 
 The readings of a measure stand in the group ``readings/NAME``: ``start.R`` (item, ...) of the starting images,
-``back.R`` (item, replicate, time, ...) of what came back; a comparison has ``back.R`` of each image with its own
-start and ``other.R`` (..., stranger) with the starts of other items, which ``partner`` names.  As with
-walks, flags in ``done`` are raised last: a measure that is interrupted, or a run that has grown since,
-is read on from there.
+``original.R`` of what these were before an autoencoder, if the run has such, ``back.R`` (item, replicate, time, ...)
+of what came back; a comparison has ``back.R`` of each image with its own start and ``other.R`` (..., stranger)
+with the starts of other items, which ``partner`` names.  As with walks, flags in ``done`` are raised last: a
+measure that is interrupted, or a run that has grown since, is read on from there.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,20 @@ from .simulation.collect import Progress
 from .simulation.store import Store
 
 STRANGERS = 4
-"""Other items with which a comparison compares each image, for its chance level."""
+"""Other items with which a comparison compares each image, for its chance level; fewer where there are many items."""
+ENOUGH = 1024
+"""Pairs of strangers that suffice for a chance level."""
+IN_MEMORY = 2**26
+"""Bytes of starting images that are kept in memory to look up strangers."""
 
 
 def read(
-    store: Store, one: Measure, condition: np.ndarray, asked: str, progress: Progress | None = None
+    store: Store,
+    one: Measure,
+    condition: np.ndarray,
+    asked: str,
+    progress: Progress | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> None:
     """Read the images of a run that have not been read by this measure yet.
 
@@ -42,55 +53,119 @@ def read(
         What the user called the measure, with its settings; kept, so that another run can be read alike.
     progress : callable, optional
         ``progress(done, total, read)``, in images: ``read`` are those of this call.
+    told : mapping, optional
+        More settings that the user gave, kept beside ``asked``.
     """
     group = f"readings/{one.name}"
     sizes = store.read("done").shape
+    starts = _Starts(store)
+    one.study(starts.batches)
     described = [
         {**vars(reading), "feature": one.feature(reading), "label": reading.label or one.feature(reading)}
         for reading in one.readings
     ]
-    start = torch.from_numpy(store.read("start"))
-    seen_start = hashlib.sha256(start.numpy().tobytes()).hexdigest()[
-        :16
-    ]  # trunks end while clones are simulated
-    identity = {"readings": described, "settings": one.settings(), "start": seen_start}
-    comparisons = [reading for reading in one.readings if reading.kind == "comparison"]
-    partner = _partners(condition, STRANGERS)
+    for reading in described:
+        reading["values"] = list(reading["values"])
+    identity = {"readings": described, "settings": one.settings(), "start": starts.digest()}
+    pairs = [reading for reading in one.readings if reading.kind in ("comparison", "map")]
+    compared = [reading for reading in pairs if reading.kind == "comparison"]
+    partner = partners(condition, starts.chunk, starts.fit)
     known = store.attrs(group) if store.has(group) else {}
     if {key: known.get(key) for key in identity} != identity or not known.get("read"):
-        values = one.read(start)  # before anything is written: it may fail
-        if comparisons:
-            one.compare(start[:1], start[:1])
+        values = _of_starts(store, one, starts, pairs)  # all of them before anything is written: it may fail
         with store.exclusive():
             if store.has(group):
                 store.remove(group)  # read with other settings, or for fewer items
-            _lay_out(store, group, sizes, values, partner if comparisons else None)
-            store.annotate(group, {**identity, "asked": asked, "read": True})
+            store.require(
+                f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool"
+            )
+            if compared:
+                store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
+                store.write(f"{group}/partner", partner)
+            _write(store, group, ("item",), sizes[:1], sizes[:1], values, ())
+            store.annotate(group, {**identity, "asked": asked, "told": dict(told or {}), "read": True})
     store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
-    chunks = store.array("done").chunks
+    step = store.array("done").chunks[0]
     total, done, seen = int(np.prod(sizes)), 0, 0
-    for block in range(0, sizes[0], chunks[0]):
+    for block in range(0, sizes[0], step):
         for replicate in range(sizes[1]):
             for k in range(sizes[2]):
-                region = slice(block, min(block + chunks[0], sizes[0])), replicate, k
-                seen += _read_unit(store, one, group, region, start, partner, comparisons, chunks)
+                region = slice(block, min(block + step, sizes[0])), replicate, k
+                seen += _read_unit(store, one, group, region, starts, partner, pairs)
                 done += region[0].stop - region[0].start
                 if progress is not None:
                     progress(done, total, seen)
 
 
-def _lay_out(
-    store: Store, group: str, sizes: Sequence[int], values: dict[str, np.ndarray], partner: np.ndarray | None
-) -> None:
-    """Write what was read of the starting images, and make the flags."""
-    store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
-    if partner is not None:
-        store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
-        store.write(f"{group}/partner", partner)
-    for name, array in values.items():
-        dims = ("item", f"feature_{name}")[: array.ndim]
-        store.require(f"{group}/start.{name}", dims, array.shape, array.shape, str(array.dtype))
-        store.write(f"{group}/start.{name}", array)
+class _Starts:
+    """The starting images, read as they are needed: a block at a time, or strangers one by one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._array = store.array("start")
+        self.n: int = self._array.shape[0]
+        self.step: int = store.array("done").chunks[0]
+        self.chunk: int = min(self.step, self.n)
+        bytes_each = 4 * math.prod(self._array.shape[1:])
+        self.fit = max(1, IN_MEMORY // bytes_each)
+        self._stored = self._array.chunks[0]
+        self._most = max(2, self.fit // self._stored)
+        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def rows(self, rows: slice) -> Tensor:
+        return torch.from_numpy(self._store.read("start", (rows,)))
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        for first in range(0, self.n, self.chunk):
+            rows = slice(first, min(first + self.chunk, self.n))
+            yield rows, self.rows(rows)
+
+    def batches(self) -> Iterator[Tensor]:
+        for _, batch in self.blocks():
+            yield batch
+
+    def digest(self) -> str:
+        """A hash of all of them: trunks end while clones are simulated."""
+        seen = hashlib.sha256()
+        for batch in self.batches():
+            seen.update(batch.numpy().tobytes())
+        return seen.hexdigest()[:16]
+
+    def some(self, places: np.ndarray) -> Tensor:
+        """The images at any places, (len(places), ...), each stored chunk being read once."""
+        found = np.empty((len(places), *self._array.shape[1:]), np.float32)
+        for chunk in np.unique(places // self._stored):
+            if chunk not in self._kept:
+                first = int(chunk) * self._stored
+                self._kept[chunk] = self._store.read(
+                    "start", (slice(first, min(first + self._stored, self.n)),)
+                )
+                while len(self._kept) > self._most:
+                    self._kept.popitem(last=False)
+            here = places // self._stored == chunk
+            found[here] = self._kept[chunk][places[here] - chunk * self._stored]
+        return torch.from_numpy(found)
+
+
+def _of_starts(store: Store, one: Measure, starts: _Starts, pairs: Sequence[Any]) -> dict[str, np.ndarray]:
+    """What is read of the starting images, and of what they were before the autoencoder."""
+    whole: dict[str, np.ndarray] = {}
+    for rows, batch in starts.blocks():
+        values = {f"start.{name}": array for name, array in one.read(batch).items()}
+        if store.has("original"):
+            original = torch.from_numpy(store.read("original", (rows,)))
+            values |= {f"original.{name}": array for name, array in one.read(original).items()}
+            if pairs:
+                (kept,) = one.compare_with([original], batch)
+                values |= {f"original.{name}": array for name, array in kept.items()}
+        elif pairs and rows.start == 0:
+            one.compare_with([batch[:1]], batch[:1])  # it may fail
+        for name, array in values.items():
+            # made once: small arrays between large ones that come and go would keep the memory of these
+            if name not in whole:
+                whole[name] = np.empty((starts.n, *array.shape[1:]), array.dtype)
+            whole[name][rows] = array
+    return whole
 
 
 def _read_unit(
@@ -98,49 +173,86 @@ def _read_unit(
     one: Measure,
     group: str,
     region: tuple[slice, int, int],
-    start: Tensor,
+    starts: _Starts,
     partner: np.ndarray,
-    comparisons: Sequence[Any],
-    chunks: tuple[int, ...],
+    pairs: Sequence[Any],
 ) -> int:
     """Read the images of one chunk, if walks in it have ended since it was last read; how many it read."""
     there = np.asarray(store.read("done", region), dtype=bool)
     if not there.any() or np.array_equal(store.read(f"{group}/done", region), there):
         return 0
-    sizes = store.array("done").shape
+    sizes, chunks = store.array("done").shape, store.array("done").chunks
     images = torch.from_numpy(store.read("images", region))[torch.from_numpy(there)]
     values = {f"back.{name}": array for name, array in one.read(images).items()}
-    if comparisons:
+    if pairs:
         items = np.arange(sizes[0])[region[0]][there]
-        kept = one.compare(start[items], images)
+        strangers = partner[items] if any(reading.kind == "comparison" for reading in pairs) else partner[:0]
+        own = starts.rows(region[0])[torch.from_numpy(there)]
+        others = [starts.some(np.maximum(column, 0)) for column in strangers.T] if len(strangers) else []
+        kept, *chance = one.compare_with([own, *others], images)
         values |= {f"back.{name}": array for name, array in kept.items()}
-        strangers: dict[str, list[np.ndarray]] = {reading.name: [] for reading in comparisons}
-        for m in range(partner.shape[1]):
-            chance = one.compare(start[np.maximum(partner[items, m], 0)], images)
-            for name, array in chance.items():
-                strangers[name].append(np.where(partner[items, m] >= 0, array, np.nan))
-        values |= {f"other.{name}": np.stack(arrays, 1) for name, arrays in strangers.items()}
-    dims = ("item", "replicate", "time")
-    for name, array in values.items():
-        tail = array.shape[1:]
-        last = "stranger" if name.startswith("other.") else f"feature_{name.removeprefix('back.')}"
-        extra = (last,) if tail else ()
-        integer = np.issubdtype(array.dtype, np.integer)
-        dtype = "int64" if integer else "float32" if array.dtype == np.float32 else "float64"
-        store.require(f"{group}/{name}", (*dims, *extra), (*sizes, *tail), (*chunks[:3], *tail), dtype)
-        whole = np.full((len(there), *tail), -1 if integer else np.nan, dtype)
-        whole[there] = array
-        store.write(f"{group}/{name}", whole, region)
+        for reading in pairs:
+            if reading.kind == "comparison" and chance:
+                columns = [
+                    np.where(strangers[:, m] >= 0, c[reading.name], np.nan) for m, c in enumerate(chance)
+                ]
+                values[f"other.{reading.name}"] = np.stack(columns, 1)
+    _write(store, group, ("item", "replicate", "time"), sizes, chunks[:3], values, region, there)
     store.write(f"{group}/done", there, region)
     return int(there.sum())
 
 
-def _partners(condition: np.ndarray, strangers: int) -> np.ndarray:
-    """For every item, other items of its condition, (N, strangers), -1 where there are too few."""
+def _write(
+    store: Store,
+    group: str,
+    dims: tuple[str, ...],
+    sizes: Sequence[int],
+    chunks: Sequence[int],
+    values: Mapping[str, np.ndarray],
+    region: tuple[Any, ...],
+    there: np.ndarray | None = None,
+) -> None:
+    """Write values of a region's images, at those that are ``there``."""
+    for name, array in values.items():
+        side, _, reading = name.partition(".")
+        tail = array.shape[1:]
+        extra = (("stranger" if side == "other" else f"feature_{reading}"),) if tail else ()
+        integer = np.issubdtype(array.dtype, np.integer)
+        dtype = str(array.dtype)
+        if len(dims) > 1:
+            dtype = "int64" if integer else "float32" if array.dtype == np.float32 else "float64"
+        store.require(f"{group}/{name}", (*dims, *extra), (*sizes, *tail), (*chunks, *tail), dtype)
+        whole = array
+        if there is not None:
+            whole = np.full((len(there), *tail), -1 if integer else np.nan, dtype)
+            whole[there] = array
+        store.write(f"{group}/{name}", whole, region)
+
+
+def partners(condition: np.ndarray, chunk: int, fit: int) -> np.ndarray:
+    """For every item, other items of its condition, (N, strangers), -1 where there are too few.
+
+    Any item is as likely as any other. Where more items share a condition than ``fit`` in memory, strangers are drawn
+    by blocks of ``chunk`` items, so that a block's strangers lie side by side: each block gets a block at random,
+    perhaps itself, and within it each item another one.
+
+    >>> partners(np.array([0, 0, 1]), 64, 1024).tolist()
+    [[1, -1, -1, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
+    """
+    strangers = int(np.clip(-(-ENOUGH // max(len(condition), 1)), 1, STRANGERS))
     partner = np.full((len(condition), strangers), -1, dtype=np.int64)
     generator = np.random.Generator(np.random.Philox(0))
     for value in np.unique(condition):
-        ring = generator.permutation(np.flatnonzero(condition == value))
-        for m in range(min(strangers, len(ring) - 1)):
-            partner[ring, m] = np.roll(ring, -(m + 1))
+        group = np.flatnonzero(condition == value)
+        if len(group) <= max(fit, 2 * chunk):
+            ring = generator.permutation(group)
+            for m in range(min(strangers, len(ring) - 1)):
+                partner[ring, m] = np.roll(ring, -(m + 1))
+            continue
+        blocks = np.array_split(group, -(-len(group) // chunk))
+        for m in range(strangers):
+            for here, other in enumerate(generator.permutation(len(blocks))):
+                ring = generator.permutation(len(blocks[here]))
+                found = np.roll(ring, -1) if other == here else generator.permutation(len(blocks[other]))
+                partner[blocks[here][ring], m] = blocks[other][np.resize(found, len(ring))]
     return partner

@@ -6,7 +6,7 @@ beside them; ``run.retention``, ``run.windows`` and ``run.order`` are computed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor
 from .archive import Archive
 from .diffusion.denoiser import Denoiser
 from .errors import TurningpointError
-from .measures import Measure, measure
+from .measures import Measure, adds_up, measure, takes
 from .models import load
 from .readings import read
 from .simulation.collect import Progress
 from .simulation.progress import shown
 from .simulation.store import Store
 from .statistics.bootstrap import interval, weights
-from .statistics.retention import Curve, Readings, curve
+from .statistics.retention import Curve, Readings, curve, joined
+from .statistics.susceptibility import susceptibility
 from .statistics.window import EDGES, Window, decided_before, window
 
 
@@ -58,7 +59,10 @@ class Run(Archive):
     # ---- measuring
 
     def measure(
-        self, *measures: str | Measure | Callable[[Tensor], Any], progress: Progress | str | None = "auto"
+        self,
+        *measures: str | Measure | Callable[[Tensor], Any],
+        progress: Progress | str | None = "auto",
+        **settings: Any,
     ) -> Run:
         """Read all images with each measure and keep what was read; returns the run.
 
@@ -68,23 +72,48 @@ class Run(Archive):
             Names, ``"name?setting=value"``, functions of an image batch.
         progress : callable, "auto" or None
             By default a bar, if there is a terminal; ``progress(done, total, read)`` counts images.
+        **settings
+            ``ask=``, ``classifier=``, ``statistics=``, ...: each goes to those of the measures that take it.
 
         Raises
         ------
         TurningpointError
-            If there is no such measure; readings made before are kept.
+            If there is no such measure, or none takes a setting; readings made before are kept.
         """
         self._need("start")
         model = self._model_for_measures()
-        made = [measure(what, model) for what in measures]
-        for what, one in zip(measures, made, strict=True):
-            asked = what if isinstance(what, str) else one.name
+        given = {key: value for key, value in settings.items() if value is not None}
+        told = [{key: given[key] for key in given if key in takes(what)} for what in measures]
+        for key in given:
+            if not any(key in own for own in told):
+                names = ", ".join(what if isinstance(what, str) else "a function" for what in measures)
+                raise TurningpointError(
+                    f"{key} is given, but none of the measures {names or '(none is named)'} takes it."
+                )
+        told = [own | self._adding(what, own) for what, own in zip(measures, told, strict=True)]
+        made = [measure(what, model, **own) for what, own in zip(measures, told, strict=True)]
+        for what, one, own in zip(measures, made, told, strict=True):
+            asked, plain = what if isinstance(what, str) else one.name, _writable(own)
             with shown(progress, f"reading {one.name}", "images", "images/s") as bar:
-                read(self.store, one, self._conditions(), asked, bar)
-            if not isinstance(what, str):
-                self._used[one.name] = what
+                read(self.store, one, self._conditions(), asked, bar, plain)
+            if not isinstance(what, str) or len(plain) < len(own):
+                self._used[one.name] = one if isinstance(what, str) else what
         self.forget()
         return self
+
+    def _adding(
+        self, what: str | Measure | Callable[[Tensor], Any], told: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Settings that add up over several calls, such as questions, with those of earlier calls."""
+        known = what.partition("?")[0] if isinstance(what, str) else ""
+        group = f"readings/{known}"
+        if not known or known not in self.measured():
+            return {}
+        before = self.store.attrs(group).get("told", {})
+        adding = [key for key in adds_up(known) if before.get(key)]
+        # a question more is asked of the same network, unless another one is named
+        kept = {key: value for key, value in before.items() if key not in told} if adding else {}
+        return kept | {key: [*_listed(before[key]), *_listed(told.get(key))] for key in adding}
 
     def forget(self) -> None:
         """Forget what was computed from the arrays, after they have changed."""
@@ -97,13 +126,19 @@ class Run(Archive):
         except TurningpointError as error:
             return _Absent(self.store.array("images").shape[3:], str(error))
 
-    def measures(self) -> list[str | Measure | Callable[[Tensor], Any]]:
-        """What to hand to `measure` so that another run is read as this one was."""
-        return [self._used.get(name, self._asked(name)) for name in self.measured()]
+    def measured_as(self) -> list[tuple[str | Measure | Callable[[Tensor], Any], dict[str, Any]]]:
+        """For every measure that has read this run, what to hand to `measure` so that another run is read alike."""
+        known = [(name, self.store.attrs(f"readings/{name}")) for name in self.measured()]
+        return [
+            (self._used[name], {}) if name in self._used else (attrs["asked"], attrs.get("told", {}))
+            for name, attrs in known
+        ]
 
-    def _asked(self, name: str) -> str:
-        asked: str = self.store.attrs(f"readings/{name}")["asked"]
-        return asked
+    def measure_as(self, other: Run, progress: Progress | str | None = "auto") -> Run:
+        """Read all images by the measures that have read another run, or this one before it grew."""
+        for what, told in other.measured_as():
+            self.measure(what, progress=progress, **told)
+        return self
 
     # ---- analysis
 
@@ -116,24 +151,117 @@ class Run(Archive):
     def curve(self, feature: str) -> Curve:
         """The retention of one feature with its bootstrap samples, times ascending."""
         if feature not in self._curves:
-            reading = self.reading(feature)
-            integer = reading.attrs["kind"] == "categorical"
-            back = np.array(reading["back"].values, dtype=float if integer else None)
-            done = self._in_time_order(self.store.read("done"), ("item", "replicate", "time"))
-            back[~done.astype(bool)] = np.nan
-            # an unread start (comparisons have none) is never used
-            start = reading["start"].values if "start" in reading else np.zeros(len(back))
-            strangers = {side: reading[side].values for side in ("other", "partner") if side in reading}
-            readings = Readings(
-                reading.attrs["kind"],
-                start,
-                back,
-                self._conditions(),
-                largest=reading.attrs["largest"],
-                **(strangers if reading.attrs["kind"] == "comparison" else {}),
-            )
-            self._curves[feature] = curve(readings, self._bootstrap())
+            kind = self._described(feature)[1]["kind"]
+            if kind == "map":
+                raise TurningpointError(
+                    f"feature is {feature!r}, a map, which has no retention; see reading()."
+                )
+            # vectors may be long: one time after another
+            order = np.argsort(self.store.read("t")) if kind == "vector" else [slice(None)]
+            parts = [curve(self._readings(feature, place), self._bootstrap()) for place in order]
+            self._curves[feature] = joined(parts)
         return self._curves[feature]
+
+    def _readings(self, feature: str, place: int | slice) -> Readings:
+        """One reading at one stored time, or at all of them, as the statistics take it."""
+        name, described = self._described(feature)
+        group, kind = f"readings/{name}", described["kind"]
+        times = slice(place, place + 1) if not isinstance(place, slice) else place
+
+        def values(array: str, *region: slice) -> np.ndarray:
+            found = self.store.read(array, region)
+            if len(region) == 3 and times == slice(None):
+                return self._in_time_order(found, ("item", "replicate", "time"))
+            return found
+
+        every = slice(None)
+        back = values(f"{group}/back.{described['name']}", every, every, times)
+        if kind == "categorical":
+            back = back.astype(float)
+        back[~values("done", every, every, times).astype(bool)] = np.nan
+        if kind != "comparison":
+            start = values(f"{group}/start.{described['name']}")
+            return Readings(kind, start, back, self._conditions())
+        known = {"other": f"{group}/other.{described['name']}", "partner": f"{group}/partner"}
+        strangers = {
+            "other": values(known["other"], every, every, times) if self.store.has(known["other"]) else None,
+            "partner": values(known["partner"]) if self.store.has(known["partner"]) else None,
+        }
+        # an unread start (comparisons have none) is never used
+        start = np.zeros(len(back))
+        return Readings(kind, start, back, self._conditions(), largest=described["largest"], **strangers)
+
+    def susceptibility(self, feature: str, level: float = 0.95) -> xr.Dataset:
+        """In how large blocks the places of a map change together, over time; its peak marks a transition.
+
+        Parameters
+        ----------
+        feature : str
+            A map: ``"layers.conv1.change"``, see `maps`.
+        level : float
+            Of the bootstrap band over items.
+
+        Returns
+        -------
+        Dataset over ``time`` (with ``t``, ``logsnr``, ``native``)
+            ``susceptibility``, ``low``, ``high``: see `turningpoint.statistics.susceptibility`. Replicates and
+            conditions have means of their own; items that are not done at a time are left out of it.
+
+        Raises
+        ------
+        TurningpointError
+            If it is no map, or fewer than two items share a condition.
+        """
+        name, described = self._described(feature)
+        if described["kind"] != "map":
+            raise TurningpointError(
+                f"feature is {feature!r}, no map; accepted: {', '.join(self.maps()) or 'none'}."
+            )
+        order, condition = np.argsort(self.store.read("t")), self._conditions()
+        rows = []
+        for place in order:
+            back = self.store.read(
+                f"readings/{name}/back.{described['name']}", (slice(None), slice(None), place)
+            )
+            groups, alike = [], []
+            for value in np.unique(condition):
+                for replicate in range(back.shape[1]):
+                    field = back[condition == value, replicate].astype(float)
+                    field = field[np.isfinite(field).all(1)]
+                    if len(field) > 1:
+                        groups.append(field)
+                        alike.append(int(value))
+            chi = susceptibility(groups, len(self._bootstrap()) - 1, alike=alike)
+            low, high = interval(chi[1:], level)
+            rows.append((chi[0], low, high))
+        columns = dict(zip(("susceptibility", "low", "high"), np.array(rows).T, strict=True))
+        coords = self._clocks()
+        return xr.Dataset({k: ("time", v) for k, v in columns.items()}, coords=coords, attrs=described)
+
+    def _clocks(self) -> dict[str, Any]:
+        """The coordinates of what has an axis of times."""
+        order = np.argsort(self.store.read("t"))
+        clocks = {name: ("time", self.store.read(name)[order]) for name in ("t", "logsnr", "native")}
+        return {"time": self.times} | clocks
+
+    def round_trip(self, feature: str) -> float:
+        """What a feature keeps when a picture goes through the autoencoder alone, as `kept`; NaN without one.
+
+        The reference for U-turns of a user's pictures is what the autoencoder makes of them, so that its losses are not
+        taken for changes of mind; this is how large they are.
+        """
+        name, described = self._described(feature)
+        array = f"readings/{name}/original.{described['name']}"
+        if not self.store.has(array):
+            return float("nan")
+        original = self.store.read(array)
+        if described["kind"] in ("comparison", "map"):
+            return float(np.nanmean(original))
+        start = self.store.read(f"readings/{name}/start.{described['name']}")
+        if described["kind"] == "categorical":
+            return float(np.mean(start == original))
+        apart = np.square(start.astype(float) - original).reshape(len(start), -1).sum(1)
+        return float(np.nanmean(apart))
 
     def retention(self, feature: str, level: float = 0.95) -> xr.Dataset:
         """Kept, chance and retention of a feature over time, with its bootstrap band.
@@ -159,11 +287,9 @@ class Run(Archive):
         kept_low, kept_high = (np.where(gap, np.nan, end) for end in interval(c.kept[1:], level))
         values = {"kept": c.kept[0], "kept_low": kept_low, "kept_high": kept_high, "chance": c.chance[0]}
         values |= {"retention": c.retention[0], "low": low, "high": high}
-        order = np.argsort(self.store.read("t"))
-        coords = {"time": self.times} | {
-            name: ("time", self.store.read(name)[order]) for name in ("t", "logsnr", "native")
-        }
+        coords = self._clocks()
         attrs = {**self._described(feature)[1], "reason": c.reason, "level": level}
+        attrs["round_trip"] = self.round_trip(feature)
         return xr.Dataset({name: ("time", v) for name, v in values.items()}, coords=coords, attrs=attrs)
 
     def curves(self, features: Sequence[str] | None = None) -> pd.DataFrame:
@@ -239,6 +365,22 @@ class Run(Archive):
         if not chosen:
             raise TurningpointError("the run has no readings yet; call run.measure(...) first.")
         return chosen
+
+
+def _writable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a measure's settings that a manifest can hold."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    return {key: value for key, value in plain.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return isinstance(value, str | int | float | bool)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _open_ends(row: dict[str, float]) -> str:

@@ -98,7 +98,9 @@ def test_a_prompt_alone_generates_a_base_set(letters):
 def test_pictures_are_encoded_and_latents_taken_as_they_are(letters):
     pictures = np.random.default_rng(0).uniform(-1, 1, (3, 1, 4, 4)).astype(np.float32)
     run = tp.uturn(letters, pictures, prompt="aa", times=[0.3], **QUICK)
-    np.testing.assert_array_equal(run.start.values, pictures)
+    np.testing.assert_array_equal(run.original.values, pictures)
+    round_trip = letters.decode(letters.encode(torch.from_numpy(pictures)))
+    np.testing.assert_array_equal(run.start.values, round_trip)
     np.testing.assert_array_equal(run.start_latents.values, pictures[:, :, ::2, ::2] * 2)
     latents = np.random.default_rng(1).normal(size=(3, 1, 2, 2)).astype(np.float32) * 7
     run = tp.uturn(letters, latents, prompt="aa", times=[0.3], **QUICK)

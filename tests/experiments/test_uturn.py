@@ -9,7 +9,7 @@ from statistics_of_a_mixture import kept_by_quadrature
 from worlds import Mixture
 
 import turningpoint as tp
-from turningpoint.experiments.uturn import turn_times
+from turningpoint.experiments.times import turn_times
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,14 +12,29 @@ from ..experiments.merge import merge as run_merge
 from ..measures import MEASURES
 from ..measures import measure as make_measure
 from ..run import Run, open_run
-from .app import Delta, Json, RunFolder, With, app, listed, place, print_json, print_table, print_windows
+from .app import (
+    Delta,
+    Device,
+    Json,
+    RunFolder,
+    With,
+    app,
+    listed,
+    place,
+    print_json,
+    print_table,
+    print_windows,
+)
+from .options import Ask, Classifier, Layers, Network, Statistics, TrustProgram, told_measures
 
 
-def measure_all(run: Run, names: list[str]) -> Run:
-    """Measure with the named measures, or with all that apply to the run's model if none is named."""
-    if names:
-        return run.measure(*names)
+def measure_all(run: Run, names: list[str], told: dict[str, Any] | None = None) -> Run:
+    """Measure with the named measures, or with all light ones that apply to the run's model if none is named."""
+    if names or told:
+        return run.measure(*names, **(told or {}))
     for name in MEASURES.names():
+        if not getattr(MEASURES[name], "by_default", True):
+            continue
         try:
             run.measure(name)
         except TurningpointError as error:
@@ -28,9 +43,22 @@ def measure_all(run: Run, names: list[str]) -> Run:
 
 
 @app.command()
-def measure(run: RunFolder, with_: With = None, json: Json = False) -> None:
+def measure(
+    run: RunFolder,
+    with_: With = None,
+    ask: Ask = None,
+    network: Network = None,
+    classifier: Classifier = None,
+    statistics: Statistics = None,
+    layers: Layers = None,
+    trust_program: TrustProgram = False,
+    device: Device = None,
+    json: Json = False,
+) -> None:
     """Read a run's images; what is read is kept beside them."""
-    opened = measure_all(open_run(run), listed(with_))
+    told = told_measures(ask, network, classifier, statistics, layers, trust_program)
+    told |= {} if device is None else {"device": device}
+    opened = measure_all(open_run(run), listed(with_), told)
     if json:
         print_json({"run": place(opened.folder), "features": opened.features()})
         return
@@ -100,6 +128,10 @@ def measures(
 
     rows, known = [], load(model)
     for name in MEASURES.names():
+        if not getattr(MEASURES[name], "by_default", True):
+            about = (MEASURES[name].__doc__ or "").strip().split("\n")[0]
+            rows.append([name, "–", "", f"if it is named: {about}"])
+            continue
         try:
             made = make_measure(name, known)
         except TurningpointError as error:

@@ -28,34 +28,43 @@ from .app import (
     print_table,
 )
 from .options import (
+    Ask,
+    Classifier,
     Grid,
     Guidance,
     Label,
+    Layers,
     Model,
     NegativePrompt,
+    Network,
     Out,
     Prompt,
     Sampler,
     Seed,
     Set,
+    Statistics,
     Stored,
+    TrustProgram,
     default_out,
     grid_of,
     settings_of,
     summary_of,
+    told_measures,
 )
 
 
 @app.command()
 def clone(
     model: Model,
-    n: Annotated[int, typer.Option(help="Trunks.")] = 64,
+    n: Annotated[int, typer.Option("--n", "--generate", help="Trunks.")] = 64,
     times: Annotated[
         str | None, typer.Option(help="Times t of parting: a:b:n, or by comma. [0.1:0.9:9]")
     ] = None,
     logsnr: Annotated[str | None, typer.Option(help="The same as log-SNR.")] = None,
     native: Annotated[str | None, typer.Option(help="The same in the model's native steps.")] = None,
-    copies: Annotated[int, typer.Option(help="Clones of each trunk at each time.")] = 1,
+    copies: Annotated[
+        int, typer.Option("--copies", "--replicates", help="Clones of each trunk at each time.")
+    ] = 1,
     sampler: Sampler = "ddpm",
     steps: Annotated[
         int | None,
@@ -71,10 +80,19 @@ def clone(
         bool, typer.Option("--shared-noise", help="The trunk's draws after the parting; needs --renoise.")
     ] = False,
     renoise: Annotated[int, typer.Option(help="Steps by which a copy is noised up where it parts.")] = 0,
+    trajectories: Annotated[
+        bool, typer.Option("--trajectories", help="Keep the states through which the trunks come.")
+    ] = False,
     out: Out = None,
     store: Stored = "float32",
     extend: Annotated[bool, typer.Option("--extend", help="Let a run in --out grow.")] = False,
     with_: With = None,
+    ask: Ask = None,
+    network: Network = None,
+    classifier: Classifier = None,
+    statistics: Statistics = None,
+    layers: Layers = None,
+    trust_program: TrustProgram = False,
     set_: Set = None,
     batch: Batch = 64,
     device: Device = None,
@@ -102,6 +120,7 @@ def clone(
         guidance=guidance,
         shared_noise=shared_noise,
         renoise=renoise,
+        trajectories=trajectories,
         out=default_out(out, "clone", model, seed),
         store=store,
         extend=extend,
@@ -109,8 +128,9 @@ def clone(
         device=device,
         **settings_of(set_),
     )
-    if with_:
-        measure_all(run, listed(with_))
+    asked = told_measures(ask, network, classifier, statistics, layers, trust_program)
+    if with_ or asked:
+        measure_all(run, listed(with_), asked)
     summary = summary_of(run, time.monotonic() - begun)
     if json:
         print_json(summary)

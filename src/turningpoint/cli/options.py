@@ -39,9 +39,57 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A sampler's setting, like eta=0.5 or variance=learned; may be given again."),
 ]
+Ask = Annotated[
+    list[str] | None,
+    typer.Option("--ask", help='A question for clip: "color: red, blue, green"; may be given again.'),
+]
+Network = Annotated[str | None, typer.Option(help="Which clip or dino: a hub id or a folder.")]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        help="For classifier and layers: efficientnet-lite0, timm:NAME, transformers:PATH, onnx:FILE, ..."
+    ),
+]
+Statistics = Annotated[
+    str | None, typer.Option(help="For layers: what turningpoint statistics wrote. [of the starting images]")
+]
+Layers = Annotated[
+    list[str] | None, typer.Option("--layers", help="For layers: names or patterns; may be given again.")
+]
+TrustProgram = Annotated[
+    bool, typer.Option("--trust-program", help="Run a classifier's file that is a program.")
+]
+Classes = Annotated[
+    str | None, typer.Option(help="Of a data set with labels: these classes, names or numbers by comma.")
+]
+PerClass = Annotated[int | None, typer.Option(help="Of a data set with labels: so many of each class.")]
+Fit = Annotated[
+    str, typer.Option(help="Pictures of another size: crop, square, stretch, or exact to refuse them.")
+]
+Split = Annotated[str | None, typer.Option(help="Of a data set that has several: train, test, ...")]
 Model = Annotated[
     str, typer.Argument(help="digits, name?key=value or scheme:where?key=value; see turningpoint models.")
 ]
+
+
+def told_measures(
+    ask: list[str] | None,
+    network: str | None,
+    classifier: str | None,
+    statistics: str | None,
+    layers: list[str] | None,
+    trust_program: bool,
+) -> dict[str, Any]:
+    """What the options for measures give, without those that were not given."""
+    given = {
+        "ask": ask,
+        "network": network,
+        "classifier": classifier,
+        "statistics": statistics,
+        "layers": layers,
+    }
+    told = {name: value for name, value in given.items() if value}
+    return told | ({"trust_program": True} if trust_program else {})
 
 
 def settings_of(pairs: list[str] | None) -> dict[str, Any]:
@@ -83,6 +131,8 @@ def summary_of(run: Run, seconds: float) -> dict[str, Any]:
         "model": run.settings["model"]["name"],
     }
     summary |= {"seconds": round(seconds, 3), "sizes": sizes, "complete": run.complete}
+    if run.manifest["axes"].get("skipped"):
+        summary["skipped"] = run.manifest["axes"]["skipped"]
     if "time" in sizes:
         times = run.images.time
         summary["times"] = [float(t) for t in times]

@@ -14,7 +14,7 @@ from ..experiments.quality import quality as run_quality
 from ..experiments.refine import refine as run_refine
 from ..experiments.repeat import repeat as run_repeat
 from ..experiments.step_check import step_check
-from ..experiments.uturn import DEFAULT_TIMES, turn_times
+from ..experiments.times import DEFAULT_TIMES, turn_times
 from ..experiments.uturn import uturn as run_uturn
 from ..models.settings import whole
 from ..run import open_run
@@ -37,21 +37,32 @@ from .app import (
     print_windows,
 )
 from .options import (
+    Ask,
+    Classes,
+    Classifier,
+    Fit,
     Grid,
     Guidance,
     Label,
+    Layers,
     Model,
     NegativePrompt,
+    Network,
     Out,
+    PerClass,
     Prompt,
     Sampler,
     Seed,
     Set,
+    Split,
+    Statistics,
     Stored,
+    TrustProgram,
     default_out,
     grid_of,
     settings_of,
     summary_of,
+    told_measures,
 )
 
 
@@ -62,14 +73,22 @@ def uturn(
     logsnr: Annotated[str | None, typer.Option(help="The same as log-SNR.")] = None,
     native: Annotated[str | None, typer.Option(help="The same in the model's native steps.")] = None,
     images: Annotated[
-        str | None, typer.Option(help="Starting images: a folder, .npz or .npy. [the model's own]")
+        str | None,
+        typer.Option(help="Starting images: a folder, zip, parquet, .npz or .npy. [the model's own]"),
     ] = None,
     generate: Annotated[
         int | None, typer.Option(help="Start from this many images that the model generates.")
     ] = None,
+    trajectories: Annotated[
+        bool, typer.Option("--trajectories", help="Keep the states through which generated images came.")
+    ] = False,
     items: Annotated[
         int | None, typer.Option(help="Take the first ones only. [64 of the model's own, else all]")
     ] = None,
+    classes: Classes = None,
+    per_class: PerClass = None,
+    fit: Fit = "crop",
+    split: Split = None,
     first_item: Annotated[
         int, typer.Option(help="Number of the first image, for a part of a larger run.")
     ] = 0,
@@ -90,6 +109,12 @@ def uturn(
     extend: Annotated[bool, typer.Option("--extend", help="Let a run in --out grow.")] = False,
     refine: Annotated[int, typer.Option(help="Add this many times where they narrow the windows most.")] = 0,
     with_: With = None,
+    ask: Ask = None,
+    network: Network = None,
+    classifier: Classifier = None,
+    statistics: Statistics = None,
+    layers: Layers = None,
+    trust_program: TrustProgram = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable pictures.")] = False,
     set_: Set = None,
     batch: Batch = 64,
@@ -114,7 +139,12 @@ def uturn(
         negative_prompt=negative_prompt,
         guidance=guidance,
         generate=generate,
+        trajectories=trajectories,
         items=items,
+        classes=classes,
+        per_class=per_class,
+        fit=fit,
+        split=split,
         first_item=first_item,
         out=default_out(out, "uturn", model, seed),
         store=store,
@@ -124,8 +154,9 @@ def uturn(
         device=device,
         **settings_of(set_),
     )
-    if with_ or refine:
-        measure_all(run, listed(with_))
+    told = told_measures(ask, network, classifier, statistics, layers, trust_program)
+    if with_ or refine or told:
+        measure_all(run, listed(with_), told)
     if refine:
         # times that an earlier go of this command has added count: the same command again adds none
         asked = (
@@ -151,7 +182,9 @@ def uturn(
     if json:
         print_json(summary)
         return
-    sizes = summary["sizes"]
+    sizes, skipped = summary["sizes"], summary.get("skipped", [])
+    if skipped:
+        typer.echo(f"{len(skipped)} of {len(skipped) + sizes['item']} pictures were left out.")
     typer.echo(
         f"{sizes['item']} images x {sizes['replicate']} replicates x {sizes['time']} times are in {place(run.folder)} "
         f"({summary['seconds']:.1f} s)."

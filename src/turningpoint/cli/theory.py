@@ -43,8 +43,10 @@ def theory(
                 f"model is {model!r}, which knows nothing of its data and ships none; accepted: an exact model "
                 "(deltas, gaussians, ...), or data with --data."
             )
-        images, own = starting_images(data, known)
-        found = from_data(images, _labels(labels) if labels is not None else own)
+        starting = starting_images(data, known)
+        block = starting.block(0, len(starting))
+        images = next(x for x in (block.original, block.start, block.latents) if x is not None)
+        found = from_data(images, _labels(labels) if labels is not None else starting.labels)
         of = (
             f"{len(images)} items of {data}"
             if data is not None

@@ -36,7 +36,7 @@ from ..simulation.engine import SMALLEST_BATCH, Engine, Finished
 from ..simulation.noise import Address, Noise
 from ..simulation.progress import shown
 from ..simulation.store import Store, packing
-from ..simulation.walk import FromNoise, FromTrunk, Walk
+from ..simulation.walk import FromNoise, FromTrunk, Record, Walk
 from .generate import FROM_NOISE
 from .layout import (
     check_guidance,
@@ -44,11 +44,21 @@ from .layout import (
     joined_axes,
     lay_out_conditions,
     lay_out_latents,
+    lay_out_records,
     lay_out_times,
     summarised,
 )
-from .planning import Setup, check_store, decoded, find_or_create, image_dims, noise_settings
-from .uturn import STEPS, turn_times
+from .planning import (
+    Setup,
+    check_store,
+    decoded,
+    find_or_create,
+    image_dims,
+    noise_settings,
+    record_settings,
+)
+from .times import turn_times
+from .uturn import STEPS
 
 CLONE = 2
 """The stream of noise of clones."""
@@ -75,6 +85,7 @@ def clone(
     guidance: float | None = None,
     shared_noise: bool = False,
     renoise: int = 0,
+    trajectories: bool = False,
     first_item: int = 0,
     noise: Noise | None = None,
     out: str | Path | None = None,
@@ -108,6 +119,8 @@ def clone(
         After the parting, use the trunk's draws instead of own ones; needs ``renoise``.
     renoise : int
         Steps of the grid by which a copy is noised up at the parting, with a draw of its own.
+    trajectories : bool
+        Keep the states through which the trunks come, in the array ``trajectory`` (item, trajectory_time, ...).
     extend : bool
         Allow a run in ``out`` to grow by more times, trunks or copies.
 
@@ -138,7 +151,9 @@ def clone(
     check_store(store, setup.base.decoded_shape)
     n, copies, first_item = whole("n", n), whole("copies", copies), whole("first_item", first_item, 0)
     check_guidance(guidance, label, prompt, negative_prompt)
-    settings = setup.settings() | {"store": store, "record": [], "noise": noise_settings(noise)}
+    path = (Record("state", tuple(visited), "trajectory"),) if trajectories else ()
+    settings = setup.settings() | {"store": store, "record": record_settings(path)}
+    settings["noise"] = noise_settings(noise)
     settings |= {"shared_noise": bool(shared_noise), "renoise": renoise}
     conditions = conditions_of(label, None, prompt, n, setup.base, negative_prompt)
     axes = {"times": parting, "replicates": copies, "items": n, "first_item": first_item}
@@ -147,7 +162,8 @@ def clone(
     with run_store.exclusive():
         axes, conditions = _joined(run_store, axes, conditions, extend)
         _lay_out(run_store, axes, conditions, setup, store)
-    units = _units(run_store, axes, conditions, visited, renoise, bool(shared_noise))
+        lay_out_records(run_store, path, setup.schedule)
+    units = _units(run_store, axes, conditions, visited, renoise, bool(shared_noise), path)
     with shown(progress, "clones") as bar:
         _simulate(run_store, units, setup.engine(batch, noise), bar)
     return Run(run_store, setup.base)
@@ -218,6 +234,7 @@ def _units(
     visited: np.ndarray,
     renoise: int,
     shared_noise: bool,
+    path: Sequence[Record],
 ) -> list[Unit]:
     chunk, units = store.array("done").chunks[0], []
     copies, times = axes["replicates"], axes["times"]
@@ -227,7 +244,9 @@ def _units(
     for block in range(0, axes["items"], chunk):
         stop = min(block + chunk, axes["items"])
         region = slice(block, stop), slice(0, copies), slice(0, len(times))
-        plant = _trees(block, axes["first_item"], copies, visited, places, conditions, renoise, shared_noise)
+        plant = _trees(
+            block, axes["first_item"], copies, visited, places, conditions, renoise, shared_noise, path
+        )
         units.append(Unit(str(block), region, plant, (stop - block) * copies * len(times), share))
     return units
 
@@ -241,6 +260,7 @@ def _trees(
     conditions: Sequence[Mapping[str, Any]],
     renoise: int,
     shared_noise: bool,
+    path: Sequence[Record],
 ) -> Callable[[Sequence[int]], list[Walk]]:
     """Makes the trunks of a block with a branch for every clone that is missing."""
 
@@ -268,6 +288,7 @@ def _trees(
                 FromNoise(),
                 visited,
                 conditions[block + i],
+                path,
                 branches=branches,
             )
             for i, branches in grown.items()
@@ -290,6 +311,9 @@ def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Pro
         pairs = [("start", "images", decoded(engine, trunks), decoded(engine, clones))]
         if store.has("latents"):
             pairs.append(("start_latents", "latents", _finals(trunks), _finals(clones)))
+        if "trajectory" in trunks[0].values:
+            states = np.stack([f.values["trajectory"] for f in trunks])
+            _write_path(store, states, engine.model, block, rows)
         for of_trunks, of_clones, ends, copies in pairs:
             start = store.read(of_trunks, (block,)).copy()
             start[rows] = ends
@@ -299,6 +323,17 @@ def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Pro
             store.write(of_clones, images, unit.region)
 
     collect(store, units, engine, write, progress)
+
+
+def _write_path(store: Store, states: np.ndarray, model: Denoiser, block: slice, rows: Sequence[int]) -> None:
+    """Write the states through which some trunks of a block came, (trunks, times, *shape)."""
+    before = "" if model.shape == model.decoded_shape else "latent_"
+    dims = ("item", "trajectory_time", *(f"{before}{axis}" for axis in image_dims(model.shape)))
+    sizes, chunk = store.array("start").shape[0], store.array("start").chunks[0]
+    store.require("trajectory", dims, (sizes, *states.shape[1:]), (chunk, *states.shape[1:]))
+    kept = store.read("trajectory", (block,)).copy()
+    kept[list(rows)] = states
+    store.write("trajectory", kept, (block,))
 
 
 def _finals(finished: Sequence[Finished]) -> np.ndarray:

@@ -152,6 +152,9 @@ def _manifest(
         "image_digests": digests,
         "condition": summarised(conditions),
     }
+    named = [items[key][0].manifest["axes"].get("names") for key in rows]
+    if all(named):
+        axes["names"] = [names[items[key][1]] for names, key in zip(named, rows, strict=True)]
     settings = {**first["settings"], "seed": seeds[0] if len(seeds) == 1 else seeds}
     merged = [str(run.folder) for run in runs]
     return {**first, "settings": settings, "axes": axes, "merged": merged}

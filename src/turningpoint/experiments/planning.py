@@ -30,6 +30,7 @@ from ..simulation.walk import Record
 TAKEN = (
     "start",
     "start_latents",
+    "original",
     "images",
     "latents",
     "done",

@@ -69,7 +69,7 @@ def refine(
         arguments = arguments_of(run) | {"times": [*known, time]}
         arguments |= {"batch": batch, "device": device, "progress": progress}
         run = uturn(run.model, **arguments, extend=True, into=run)
-        run.measure(*run.measures(), progress=progress)
+        run.measure_as(run, progress)
     return run
 
 

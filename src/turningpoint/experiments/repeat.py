@@ -53,14 +53,14 @@ def arguments_of(run: Run) -> dict[str, Any]:
         **sampler,
     }
     if run.kind == "uturn":
-        start = run.start_latents if run.store.has("start_latents") else run.start
-        arguments |= {"images": start.values, "times": axes["times"], "replicates": axes["replicates"]}
+        arguments |= {"images": run, "times": axes["times"], "replicates": axes["replicates"]}
     else:
         arguments |= {"n": axes["items"]}
     if run.kind == "clone":
         del arguments["record"]
         arguments |= {"times": axes["times"], "copies": axes["replicates"]}
         arguments |= {key: settings[key] for key in ("shared_noise", "renoise")}
+        arguments |= {"trajectories": bool(settings["record"])}
     arguments |= {"first_item": axes["first_item"]}
     return arguments
 

@@ -61,7 +61,7 @@ def step_check(run: Run, delta: float = 0.1, **machine: Any) -> pd.DataFrame:
     arguments["steps"] = 2 * grid.steps
     folder = None if run.folder is None else run.folder / DOUBLED
     doubled = uturn(run.model, **arguments, **machine, out=folder, extend=True)
-    return compared(run, doubled.measure(*run.measures(), progress=machine.get("progress", "auto")), delta)
+    return compared(run, doubled.measure_as(run, machine.get("progress", "auto")), delta)
 
 
 def compared(run: Run, doubled: Run, delta: float = 0.1) -> pd.DataFrame:

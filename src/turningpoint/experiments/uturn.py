@@ -11,18 +11,17 @@ is what the noise has left.  ``times x items x replicates`` walks, each with noi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..archive import spelled_out
 from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
-from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
 from ..models.settings import whole
 from ..run import Run
@@ -54,17 +53,17 @@ from .planning import (
     refuse_another,
     simulate,
 )
-from .starting import in_latents, in_pictures, starting_images
+from .starting import OfRun, Starting, coded, completed, starting_images
+from .times import turn_times
 
-DEFAULT_TIMES = tuple(round(0.1 * k, 1) for k in range(1, 10))
-DEFAULT_LOGSNR = tuple(-8 + 1.25 * k for k in range(9))
-"""Instead of `DEFAULT_TIMES` where these would lie below the smallest time that a sampler visits (EDM)."""
 STEPS = 50
 """Steps of the full grid, if neither the user nor the model's authors name a number."""
 DEFAULT_GENERATED = 16
 """Starting images generated from a prompt if none are given."""
 DEFAULT_ITEMS = 64
 """Starting images taken of the model's own if none are given."""
+LARGEST_CHUNK = 2**22
+"""Bytes of a chunk of starting images."""
 
 
 def uturn(
@@ -84,7 +83,12 @@ def uturn(
     negative_prompt: str | Sequence[str] | None = None,
     guidance: float | None = None,
     generate: int | None = None,
+    trajectories: bool = False,
     items: int | None = None,
+    classes: Any = None,
+    per_class: int | None = None,
+    fit: str = "crop",
+    split: str | None = None,
     first_item: int = 0,
     record: Sequence[Record] = (),
     noise: Noise | None = None,
@@ -105,9 +109,9 @@ def uturn(
     ----------
     model : str or Denoiser
         What `turningpoint.load` takes.
-    images : array, path or None
+    images : array, path, ImageSet, Run or None
         Starting images, see `starting.starting_images`; by default the model's own first 64, or for a model
-        that is told a prompt 16 that it generates first.
+        that is told a prompt 16 that it generates first. Those of a run are taken as they are, with its latents.
     times, logsnr, native : sequence of float
         When to turn, in one of the three clocks: t in (0, 1]; by default t = 0.1, 0.2, ..., 0.9 (EDM:
         log-SNR from -8 to 2).
@@ -131,9 +135,15 @@ def uturn(
     guidance : float, optional
         The guidance scale; needs a label or a prompt.
     generate : int, optional
-        Start from this many images that the model generates first, instead of ``images``.
+        Start from this many images that the model generates first, instead of ``images``; they are kept in
+        the run's folder, under ``generated-N``.
+    trajectories : bool
+        Keep the states through which generated images came, in the array ``trajectory`` of that run.
     items : int, optional
         Take the first ones of the starting images only.
+    classes, per_class, fit, split
+        Of a data set: which classes, how many of each, how pictures of another size are made to fit
+        (``crop``, ``square``, ``stretch``, ``exact``), and which split.
     first_item : int
         The number of the first starting image; gives a part of a larger run, made elsewhere, the
         noise it has there (see `merge`).
@@ -148,7 +158,7 @@ def uturn(
     extend : bool
         Allow a run in ``out`` to grow by more times, images or replicates.
     skip_bad : bool
-        Leave out pictures that cannot be used.
+        Leave out pictures that cannot be used; they are listed under ``skipped`` in the manifest's axes.
     batch : int
         Rows of a network call; does not change the noise.
     device : str, optional
@@ -186,33 +196,38 @@ def uturn(
     check_guidance(guidance, label, prompt, negative_prompt)
     settings = setup.settings() | {"store": store, "record": record_settings(record)}
     settings["noise"] = noise_settings(noise)
-    pictures: np.ndarray | None = None
     if images is None and generate is None and prompt is not None and setup.base.starting_images() is None:
         generate, items = items or DEFAULT_GENERATED, None
+    if generate is None and trajectories:
+        raise TurningpointError("trajectories is given, but no image is generated; accepted: generate=N.")
     if generate is not None:
         if images is not None:
             raise TurningpointError("images and generate are both given; accepted: one of them.")
         if isinstance(label, str):
             raise TurningpointError(f"label is {label!r}; accepted with generate: class indices, or None.")
         refuse_another(out, "uturn", settings)
-        made = generate_images(
+        visited = tuple(setup.grid.times(setup.schedule))
+        images = generate_images(
             setup.base, generate, sampler=setup.sampler, grid=setup.grid, seed=seed, guidance=guidance, label=label,
             prompt=prompt, negative_prompt=negative_prompt, batch=batch, device=device, progress=progress,
             first_item=first_item, out=None if out is None else Path(out) / f"generated-{generate}",
+            record=(Record("state", visited, "trajectory"),) if trajectories else (),
         )  # fmt: skip
-        pictures = made.images.values
-        images = made.latents.values if made.store.has("latents") else pictures
-    if pictures is not None:
-        x_start, own = np.asarray(images)[:items], None
+    if isinstance(images, Run):
+        starting: Starting = OfRun(images.store, items)
     else:
         limit = items if images is not None else items or DEFAULT_ITEMS
-        x_start, own = starting_images(images, setup.base, limit, skip_bad)
-    conditions = conditions_of(label, own, prompt, len(x_start), setup.base, negative_prompt)
-    axes = _axes(turns, replicates, x_start, conditions, first_item)
+        with shown(progress, "reading pictures", "pictures", "pictures/s") as bar:
+            starting = starting_images(
+                images, setup.base, limit, skip_bad, classes=classes, per_class=per_class, fit=fit, split=split,
+                progress=bar,
+            )  # fmt: skip
+    conditions = conditions_of(label, starting.labels, prompt, len(starting), setup.base, negative_prompt)
+    axes = _axes(turns, replicates, starting, conditions, first_item)
     run_store, _ = find_or_create(out if into is None else into.store, "uturn", settings, axes, command)
     with run_store.exclusive():
-        axes, x_start, conditions, own = _joined(run_store, axes, x_start, conditions, own, extend)
-        _lay_out(run_store, axes, x_start, own, conditions, setup, store, record, pictures, batch)
+        axes, starting, conditions, own = _joined(run_store, axes, starting, conditions, extend)
+        _lay_out(run_store, axes, starting, own, conditions, setup, store, record, batch)
     run = into or Run(run_store, setup.base)
     run.forget()
     units = _units(run_store, axes, conditions, setup, record, batch)
@@ -221,90 +236,32 @@ def uturn(
     return run
 
 
-def turn_times(
-    schedule: Schedule,
-    times: Sequence[float] | None = None,
-    logsnr: Sequence[float] | None = None,
-    native: Sequence[float] | None = None,
-) -> list[float]:
-    """U-turn times t in (0, 1], ascending, each once, where the model's network knows them.
-
-    Raises
-    ------
-    TurningpointError
-        If several clocks are given, or a time is outside (0, 1].
-    """
-    clocks = {"times": times, "logsnr": logsnr, "native": native}
-    given = {name: value for name, value in clocks.items() if value is not None}
-    if len(given) > 1:
-        raise TurningpointError(f"{' and '.join(given)} are given; accepted: one of times, logsnr, native.")
-    usual = ("times", DEFAULT_TIMES) if schedule.t_min <= DEFAULT_TIMES[0] else ("logsnr", DEFAULT_LOGSNR)
-    name, values = next(iter(given.items()), usual)
-    asked = decimals(name, values)
-    t = asked if name == "times" else schedule.t(**{name: asked}).numpy()
-    if t.size == 0:
-        raise TurningpointError(f"{name} is empty; accepted: one or more times.")
-    for value, time in zip(asked, t, strict=True):
-        if not 0 < time <= 1 + 1e-9:
-            raise TurningpointError(
-                f"{name} holds {value:g}" + ("" if name == "times" else f", which is t = {time:g}")
-                + "; accepted: times t with 0 < t <= 1."
-            )  # fmt: skip
-    snapped = schedule.snap(np.minimum(t, 1.0)).numpy()
-    if snapped.min() <= 0:
-        raise TurningpointError(
-            f"{name} holds {asked[snapped.argmin()]:g}, which is before the model's first step."
-        )
-    return sorted({round(float(time), 12) for time in snapped})
-
-
-def decimals(argument: str, values: Any) -> np.ndarray:
-    """Numbers as float64 (n,); those given in float32 become the decimals that were meant.
-
-    >>> decimals("times", np.float32(0.3))
-    array([0.3])
-    """
-    try:
-        given = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-        flat = np.atleast_1d(given).astype(np.float64)
-        if flat.ndim != 1:
-            raise ValueError
-    except (TypeError, ValueError):
-        raise TurningpointError(
-            f"{argument} is {values!r}; accepted: a number, or a list of numbers."
-        ) from None
-    if given.dtype in (np.float32, np.float16):
-        flat = np.array([float(f"{value:.7g}") for value in flat])
-    return flat
-
-
 def _axes(
     turns: list[float],
     replicates: int,
-    x_start: np.ndarray,
+    starting: Starting,
     conditions: list[dict[str, Any]],
     first_item: int,
 ) -> dict[str, Any]:
-    images = [digest(x) for x in x_start]
+    about = {"names": starting.names, "classes": starting.classes, "skipped": starting.skipped}
     return {
         "times": turns,
         "replicates": int(replicates),
-        "items": len(images),
+        "items": len(starting),
         "first_item": first_item,
-        "images": digest(np.array(images)),
-        "image_digests": images,
+        "images": digest(np.array(starting.digests)),
+        "image_digests": starting.digests,
         "condition": summarised(conditions),
-    }
+    } | {name: list(values) for name, values in about.items() if len(values)}
 
 
 def _joined(
     store: Store,
     asked: dict[str, Any],
-    x_start: np.ndarray,
+    starting: Starting,
     conditions: list[dict[str, Any]],
-    own: np.ndarray | None,
     extend: bool,
-) -> tuple[dict[str, Any], np.ndarray, list[dict[str, Any]], np.ndarray | None]:
+) -> tuple[dict[str, Any], Starting, list[dict[str, Any]], np.ndarray | None]:
     """The axes, images, conditions and labels of a run that holds what it held and what is asked for."""
     known = store.reload()["axes"]
     place = str(store.folder or "memory")
@@ -325,23 +282,22 @@ def _joined(
     joined = joined_axes(store, asked, extend)
     kept = store.read("label") if store.has("label") else None
     if asked["items"] < known["items"]:
-        start = "start_latents" if x_start.shape[1:] != store.array("start").shape[1:] else "start"
-        return joined, store.read(start), told, kept
+        return joined, OfRun(store), told, kept
+    own = starting.labels
     if own is None and kept is not None:
         own = np.concatenate([kept, np.full(joined["items"] - len(kept), UNCONDITIONAL)])
-    return joined, x_start, conditions, own
+    return joined, starting, conditions, own
 
 
 def _lay_out(
     store: Store,
     axes: dict[str, Any],
-    x_start: np.ndarray,
+    starting: Starting,
     own: np.ndarray | None,
     conditions: list[dict[str, Any]],
     setup: Setup,
     dtype: str,
     records: Sequence[Record],
-    pictures: np.ndarray | None,
     batch: int,
 ) -> None:
     """Make the arrays that are missing, and enlarge those that are too small."""
@@ -352,20 +308,31 @@ def _lay_out(
     dims, inner = ("item", "replicate", "time"), image_dims(shape)
     attrs = {**packing(dtype), "range": "[-1, 1]"}
     if not store.has("start") or store.array("start").shape[0] < n or not store.attrs("start").get("written"):
-        store.require("start", ("item", *inner), (n, *shape), (chunks[0], *shape))
-        if pictures is None or len(pictures) != n:
-            pictures = in_pictures(x_start, setup.base, batch)
-        store.write("start", pictures)
-        lay_out_latents(store, "start_latents", ("item",), (n,), chunks[:1], setup.base)
-        if store.has("start_latents"):
-            store.write("start_latents", in_latents(x_start, setup.base, batch))
-        store.annotate("start", {"written": True})
+        _write_starts(store, starting, setup, n, batch)
     lay_out_latents(store, "latents", dims, sizes, chunks, setup.base)
     lay_out_times(store, "", "time", axes["times"], setup.schedule)
     lay_out_conditions(store, conditions, own, chunks[0])
     lay_out_records(store, records, setup.schedule)
     store.require("images", (*dims, *inner), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
     store.require("done", dims, sizes, chunks, "bool")
+
+
+def _write_starts(store: Store, starting: Starting, setup: Setup, n: int, batch: int) -> None:
+    """Write the starting images, their latents and what they were before the autoencoder, block by block."""
+    shape = setup.base.decoded_shape
+    # strangers are looked up one by one: small chunks where images are large
+    rows = max(1, min(CHUNK, n, LARGEST_CHUNK // (4 * math.prod(shape))))
+    for first in range(0, n, CHUNK):
+        stop = min(first + CHUNK, n)
+        block = completed(starting.block(first, stop), setup.base, batch)
+        for name, values in (("start", block.start), ("original", block.original)):
+            if values is not None:
+                store.require(name, ("item", *image_dims(shape)), (n, *shape), (rows, *shape))
+                store.write(name, values, (slice(first, stop),))
+        if block.latents is not None:
+            lay_out_latents(store, "start_latents", ("item",), (n,), (min(CHUNK, n),), setup.base)
+            store.write("start_latents", block.latents, (slice(first, stop),))
+    store.annotate("start", {"written": True})
 
 
 def _units(
@@ -379,36 +346,44 @@ def _units(
     """The run's units, those with the longest walks first."""
     units = []
     chunk = store.array("done").chunks[0]  # not that of today's size: units must not straddle chunks
-    kept = store.has("start_latents")
-    clean = store.read("start_latents") if kept else in_latents(store.read("start"), setup.base, batch)
+
+    def clean(rows: slice) -> np.ndarray:
+        if store.has("start_latents"):
+            return store.read("start_latents", (rows,))
+        return coded(setup.base.encode, store.read("start", (rows,)), setup.base, batch)
+
     for k in np.argsort(axes["times"])[::-1]:
         time = axes["times"][k]
         grid = setup.grid.below(time, setup.schedule)
         for replicate in range(axes["replicates"]):
             for block in range(0, axes["items"], chunk):
                 stop = min(block + chunk, axes["items"])
-                walks = _walks(block, replicate, time, grid, axes["first_item"], clean, conditions, records)
                 region = slice(block, stop), replicate, int(k)
+                walks = _walks(region, time, grid, axes["first_item"], clean, conditions, records)
                 name = f"{block}.{replicate}.{k}"
                 units.append(Unit(name, region, walks, stop - block, len(grid) - 1))
     return units
 
 
 def _walks(
-    block: int,
-    replicate: int,
+    region: tuple[slice, int, int],
     time: float,
     grid: np.ndarray,
     first_item: int,
-    clean: np.ndarray,
+    clean: Callable[[slice], np.ndarray],
     conditions: Sequence[Mapping[str, Any]],
     records: Sequence[Record],
 ) -> Callable[[Sequence[int]], list[Walk]]:
+    """Makes the U-turns of a unit, whose images are read when they are begun."""
+    rows, replicate, _ = region
+    block = rows.start
+
     def make(offsets: Sequence[int]) -> list[Walk]:
+        x_0 = clean(rows)
         return [
             Walk(
                 Address(first_item + block + i, replicate, time),
-                FromImage(clean[block + i]),
+                FromImage(x_0[i]),
                 grid,
                 conditions[block + i],
                 records,

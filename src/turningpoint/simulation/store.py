@@ -27,6 +27,7 @@ from zarr.errors import ContainsGroupError
 from zarr.storage import LocalStore, MemoryStore
 
 from ..errors import SimulationError, TurningpointError
+from .lazy import unpacked, with_floats
 
 FORMAT = 1
 """The version of the layout on disk; a run of a newer one is refused with a sentence."""
@@ -249,7 +250,7 @@ class Store:
         return name in self.group
 
     def dataset(self, group: str | None = None) -> xr.Dataset:
-        """All arrays of the run, or of one of its groups, opened lazily by xarray."""
+        """All arrays of the run, or of one of its groups, opened lazily by xarray; images are float32."""
         dataset: xr.Dataset = xr.open_zarr(
             self.group.store,
             group=group,
@@ -257,7 +258,8 @@ class Store:
             zarr_format=3,
             chunks=None,
         )
-        return dataset
+        node = self.group if group is None else cast(zarr.Group, self.group[group])
+        return with_floats(dataset, node)
 
     # ---- workers
 
@@ -338,11 +340,3 @@ def _packed(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         levels = np.clip(np.rint((values + 1) * 127.5), 0, 255)
         return np.where(np.isnan(levels), 0, levels).astype(np.uint8)
     return np.asarray(values, dtype=dtype)
-
-
-def unpacked(values: np.ndarray, attrs: Mapping[str, Any]) -> np.ndarray:
-    """The inverse of how an array is packed, by the CF attributes that xarray reads; float16 becomes float32."""
-    if "scale_factor" in attrs:
-        scaled: np.ndarray = values * attrs["scale_factor"] + attrs["add_offset"]
-        return scaled.astype(np.float32)
-    return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -26,12 +26,12 @@ Several conditions are averaged with the weight of their items, in k as in c.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .bootstrap import interval
+from .bootstrap import in_blocks, interval
 
 CHANCE_LIMIT = 0.95
 """Where other items' U-turns agree more often than this, retention of a category is not defined."""
@@ -110,6 +110,29 @@ def curve(readings: Readings, weights: np.ndarray) -> Curve:
     >>> c.kept.item(), round(c.chance.item(), 3), c.retention.item()
     (1.0, 0.333, 1.0)
     """
+    blocks = [_estimates(readings, block) for block in in_blocks(weights)]
+    kept, chance = (np.concatenate([block[side] for block in blocks]) for side in (0, 1))
+    best = {"categorical": 1.0, "comparison": readings.largest}.get(readings.kind, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reason = _undefined(readings, chance[0], best)
+        retention = (kept - chance) / (best - chance)
+    undefined = np.array([bool(r) for r in reason])
+    retention = np.where(undefined | ~np.isfinite(retention), np.nan, retention)
+    return Curve(kept, chance, retention, next((r for r in reason if r), ""))
+
+
+def joined(curves: Sequence[Curve]) -> Curve:
+    """Curves at times that follow one another as one."""
+    if len(curves) == 1:
+        return curves[0]
+    kept, chance, retention = (
+        np.concatenate([getattr(c, name) for c in curves], axis=1) for name in ("kept", "chance", "retention")
+    )
+    return Curve(kept, chance, retention, next((c.reason for c in curves if c.reason), ""))
+
+
+def _estimates(readings: Readings, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Kept and chance (S, T) under bootstrap weights (S, N)."""
     moments: dict[str, Callable[[Readings, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
         "categorical": _categorical,
         "scalar": _squared_distance,
@@ -121,12 +144,7 @@ def curve(readings: Readings, weights: np.ndarray) -> Curve:
         company = _in_company(readings.condition)
         if company.any() and not company.all():  # who has no stranger cannot be set against chance
             kept = moments[readings.kind](_only(readings, company), weights[:, company])[0]
-        best = {"categorical": 1.0, "comparison": readings.largest}.get(readings.kind, 0.0)
-        reason = _undefined(readings, chance[0], best)
-        retention = (kept - chance) / (best - chance)
-    undefined = np.array([bool(r) for r in reason])
-    retention = np.where(undefined | ~np.isfinite(retention), np.nan, retention)
-    return Curve(kept, chance, retention, next((r for r in reason if r), ""))
+    return kept, chance
 
 
 def _only(r: Readings, items: np.ndarray) -> Readings:

@@ -23,7 +23,12 @@ from ..errors import TurningpointError
 from .bootstrap import weights
 
 
-def susceptibility(changes: np.ndarray | Sequence[np.ndarray], samples: int = 0, seed: int = 0) -> np.ndarray:
+def susceptibility(
+    changes: np.ndarray | Sequence[np.ndarray],
+    samples: int = 0,
+    seed: int = 0,
+    alike: Sequence[int] | None = None,
+) -> np.ndarray:
     """Chi, and its bootstrap samples over items.
 
     Parameters
@@ -35,6 +40,8 @@ def susceptibility(changes: np.ndarray | Sequence[np.ndarray], samples: int = 0,
         Bootstrap samples; items are drawn again within their group.
     seed : int
         Of the bootstrap.
+    alike : sequence of int, optional
+        A number for each group; groups of equal number hold the same items (replicates), which are drawn alike.
 
     Returns
     -------
@@ -63,7 +70,7 @@ def susceptibility(changes: np.ndarray | Sequence[np.ndarray], samples: int = 0,
                 f"changes has shape {field.shape}; accepted: (N, n), with N of at least 2."
             )
         field = field - field.mean(0)
-        share = weights(len(field), samples, seed + k) / len(field)
+        share = weights(len(field), samples, seed + (k if alike is None else alike[k])) / len(field)
         sums = field.sum(1)
         bessel = len(field) / (len(field) - 1)
         total += bessel * (share @ sums**2 - (share @ sums) ** 2)
