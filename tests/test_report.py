@@ -19,6 +19,27 @@ TIMES = np.linspace(0.05, 0.9, 12)
 CENTRES = {"class": -3.0, "morphometry.mass": -1.0, "frequency.band0": -4.5, "frequency.band4": 2.0}
 
 
+class FakeStore:
+    """Arrays by name, which remembers the largest piece that was read of each."""
+
+    def __init__(self, arrays, dims):
+        self.arrays, self._dims, self.largest = arrays, dims, {}
+
+    def has(self, name):
+        return name in self.arrays
+
+    def array(self, name):
+        return self.arrays[name]
+
+    def dims(self, name):
+        return self._dims[name]
+
+    def read(self, name, region=()):
+        piece = self.arrays[name][tuple(region)]
+        self.largest[name] = max(self.largest.get(name, 0), piece.size)
+        return piece
+
+
 class FakeRun:
     """What the report needs of a run, with logistic retentions."""
 
@@ -41,11 +62,14 @@ class FakeRun:
         }
         rng = np.random.default_rng(0)
         self.logsnr = self.schedule.logsnr(TIMES).numpy()
-        coords = {"t": ("time", TIMES), "logsnr": ("time", self.logsnr), "native": ("time", TIMES)}
         dims = ("channel", "y", "x") if len(shape) == 3 else ("feature",)
-        self.start = xr.DataArray(rng.uniform(-1, 1, (10, *shape)), dims=("item", *dims))
-        back = rng.uniform(-1, 1, (10, 2, len(TIMES), *shape))
-        self.images = xr.DataArray(back, dims=("item", "replicate", "time", *dims), coords=coords)
+        arrays = {
+            "t": TIMES,
+            "start": rng.uniform(-1, 1, (10, *shape)),
+            "images": rng.uniform(-1, 1, (10, 2, len(TIMES), *shape)),
+            "readings/class/back.": self.seen(),
+        }
+        self.store = FakeStore(arrays, {"images": ("item", "replicate", "time", *dims)})
 
     @property
     def model(self):
@@ -55,7 +79,12 @@ class FakeRun:
         rows = []
         for feature, centre in CENTRES.items():
             half = 0.5 * math.log((1 - delta) / delta)
-            row = {"feature": feature, "label": self.labels[feature], "kind": "scalar", "note": ""}
+            row = {
+                "feature": feature,
+                "label": self.labels[feature],
+                "kind": self.kind_of(feature),
+                "note": "",
+            }
             for name, place in {"start": centre - half, "centre": centre, "end": centre + half}.items():
                 row |= {name: place, f"{name}_low": place - 0.2, f"{name}_high": place + 0.2}
             rows.append(row)
@@ -67,11 +96,20 @@ class FakeRun:
             r = 1 / (1 + np.exp(-2 * (self.logsnr - centre)))
             columns = {"t": TIMES, "logsnr": self.logsnr, "native": TIMES, "kept": r, "chance": 0.1}
             columns |= {"retention": r, "low": r - 0.05, "high": r + 0.05, "reason": ""}
-            head = {"feature": feature, "label": self.labels[feature], "kind": "scalar"}
+            head = {"feature": feature, "label": self.labels[feature], "kind": self.kind_of(feature)}
             tables.append(pd.DataFrame(head | columns))
         return pd.concat(tables, ignore_index=True)
 
-    def order(self):
+    def kind_of(self, feature):
+        return "categorical" if feature == "class" and self.classes else "scalar"
+
+    def features(self):
+        return list(CENTRES)
+
+    def seen(self):
+        return np.where(TIMES < 0.6, np.arange(10)[:, None, None], 3) + np.zeros((10, 2, 1), int)
+
+    def order(self, features=None, delta=0.1):
         c = np.array(list(CENTRES.values()))
         p = 1 / (1 + np.exp(-3 * (c[None] - c[:, None])))
         np.fill_diagonal(p, np.nan)
@@ -80,9 +118,8 @@ class FakeRun:
     def reading(self, feature):
         if not self.classes:
             raise TurningpointError(f"feature is {feature!r}, which this run has not measured.")
-        start = np.arange(10)
-        back = np.where(TIMES < 0.6, start[:, None, None], 3) + np.zeros((10, 2, 1), int)
-        return xr.Dataset({"start": ("item", start), "back": (("item", "replicate", "time"), back)})
+        back = (("item", "replicate", "time"), self.seen())
+        return xr.Dataset({"start": ("item", np.arange(10)), "back": back}, attrs={"values": []})
 
     def papers(self):
         return ["Author & Other, A paper on U-turns, 2024, https://arxiv.org/abs/2402.16991."]
@@ -118,8 +155,16 @@ def written(run, **settings):
     return path, path.read_text(encoding="utf-8")
 
 
-def test_report_is_self_contained(tmp_path):
-    path, text = written(FakeRun(tmp_path))
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """A run with all that a page shows, its page, and the page's text."""
+    run = FakeRun(tmp_path_factory.mktemp("usual"))
+    return run, *written(run)
+
+
+def test_report_is_self_contained(usual):
+    run, path, text = usual
+    tmp_path = run.folder
     assert path == tmp_path / "report.html"
     assert len(text) < 5_000_000
     page = Page(text)
@@ -136,18 +181,18 @@ def test_report_is_self_contained(tmp_path):
     assert "url(http" not in text
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(pictures) == 4
+    assert len(pictures) == 6
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in pictures)
     assert (
         len([i for i in ids if i.endswith("figure_1")])
         == len({i for i in ids if i.endswith("figure_1")})
-        == 4
+        == 6
     )
 
 
-def test_report_tells_the_answer_and_how_to_repeat_it(tmp_path):
-    run = FakeRun(tmp_path)
-    page = Page(written(run)[1])
+def test_report_tells_the_answer_and_how_to_repeat_it(usual):
+    run, path, text = usual
+    tmp_path, page = path.parent, Page(text)
     assert "The class is decided between log-SNR −4.10 and −1.90" in page.text
     assert "band0 comes first and band4 comes last" in page.text
     for shown in (run.manifest["command"], "sha256:0123abcd", "2.11", "sampler.name", "−3.00 [−3.20, −2.80]"):
@@ -155,7 +200,9 @@ def test_report_tells_the_answer_and_how_to_repeat_it(tmp_path):
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     kinds = ("svg", "pdf", "csv")
     assert names == {
-        f"{name}.{kind}" for name in ("timeline", "retention", "images", "order") for kind in kinds
+        f"{name}.{kind}"
+        for name in ("timeline", "retention", "images", "order", "probability", "storyboard")
+        for kind in kinds
     }
     table = pd.read_csv(tmp_path / "figures" / "retention.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(table, run.curves(), check_dtype=False)
@@ -163,7 +210,7 @@ def test_report_tells_the_answer_and_how_to_repeat_it(tmp_path):
 
 def test_report_trusts_no_string(tmp_path):
     attack = "<script>alert(1)</script>"
-    run = FakeRun(tmp_path, label=attack)
+    run = FakeRun(tmp_path, label=attack, shape=(5,))
     run.manifest["settings"]["model"]["name"] = f'"{attack}'
     run.manifest["command"] = attack
     _, text = written(run)
@@ -174,8 +221,9 @@ def test_report_trusts_no_string(tmp_path):
     assert not [tag for tag, _ in page.tags if tag == "script"]
 
 
-def test_report_is_the_same_twice(tmp_path):
-    (first, one), (second, two) = (written(FakeRun(tmp_path / name)) for name in "ab")
+def test_report_is_the_same_twice(usual, tmp_path):
+    _, first, one = usual
+    second, two = written(FakeRun(tmp_path))
     assert one == two
     for path in sorted((first.parent / "figures").iterdir()):
         assert path.read_bytes() == (second.parent / "figures" / path.name).read_bytes()
@@ -195,6 +243,9 @@ def test_report_shows_images_whose_class_was_not_read(tmp_path):
     _, text = written(FakeRun(tmp_path, classes=False))
     assert "The images" in text
     assert pd.read_csv(tmp_path / "figures" / "images.csv")["class_seen"].isna().all()
+    assert pd.read_csv(tmp_path / "figures" / "storyboard.csv")["seen"].isna().all()
+    assert "How sure of its own" not in text
+    assert "frame’s colour" not in text
 
 
 def test_report_is_honest_about_missing_windows_and_open_ends(tmp_path):
@@ -206,7 +257,7 @@ def test_report_is_honest_about_missing_windows_and_open_ends(tmp_path):
             table.loc[1, "note"] = "chance is already 1"
             return table
 
-    page = Page(written(Open(tmp_path))[1])
+    page = Page(written(Open(tmp_path, shape=(5,)))[1])
     assert "The decision on the class has begun before the sweep does and ends at log-SNR −1.90" in page.text
     assert "no window: chance is already 1" in page.text
     assert "−3.00 [open, −2.80]" in page.text

@@ -16,13 +16,13 @@ from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
 from .figures.difference import spoken
 from .figures.style import clock_name, number
+from .illustrate import pictures, set_aside, sorted_categories
 from .models._names import brief
 from .simulation.store import sentences
 
 if TYPE_CHECKING:
     from .run import Run
 
-ROWS = 8  # starting images in the grid
 EDGES = ("start", "centre", "end")
 
 
@@ -65,22 +65,28 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     """Draw, fill the template, and write both."""
     from jinja2 import Environment, StrictUndefined
 
-    windows, curves, order = run.windows(delta=delta), run.curves(), run.order()
+    measured, curves = run.windows(delta=delta), run.curves()
+    aside = set_aside(measured)
+    windows = measured[~measured["feature"].isin(aside)]
+    order = run.order([str(feature) for feature in windows["feature"]], delta)
     settings = run.manifest.get("settings", {})
     model = settings.get("model", {})
     levels = curves["logsnr"].astype(float)
     sweep = (float(levels.min()), float(levels.max()))
     error = None if beside is None else _model_error(run, beside)
-    pictures = _figures(run, windows, curves, order, sweep, delta)
-    pictures |= theory_picture(run, beside, sweep) | ({} if error is None else error_picture(error))
+    categories = sorted_categories(run, measured)
+    drawn = pictures(run, categories, measured, curves, order, sweep, delta)
+    drawn |= theory_picture(run, beside, sweep) | ({} if error is None else error_picture(error))
     page = {
         "title": brief(model.get("name", "model")),
         "model": model.get("name", "model"),
         "answer": answer(windows, order, run.schedule),
-        "figures": _saved(pictures, place / "figures"),
+        "figures": _saved(drawn, place / "figures"),
         "difference": "" if error is None else spoken(error),
         "clock": clock_name(run.schedule),
         "rows": [_row(row, run.schedule, sweep) for row in ranked_by_centre(windows).to_dict("records")],
+        "aside": len(aside),
+        "framed": categories[0].label if categories else "",
         "sweep": [number(level) for level in sweep],
         "delta": f"{delta:g}",
         "nearly": f"{1 - delta:g}",
@@ -167,70 +173,15 @@ def _bound(value: float) -> str:
     return number(value) if math.isfinite(value) else "open"
 
 
-def _figures(
-    run: Run,
-    windows: pd.DataFrame,
-    curves: pd.DataFrame,
-    order: pd.DataFrame,
-    sweep: tuple[float, float],
-    delta: float,
-) -> dict[str, Picture]:
-    """Draw every picture that the run has material for."""
-    from .figures.grid import grid_table, image_grid
-    from .figures.order import order as order_matrix
-    from .figures.order import order_rows
-    from .figures.retention import retention
-    from .figures.timeline import timeline
-
-    ranked = ranked_by_centre(windows)
-    drawn: dict[str, Picture] = {}
-    about = "Critical windows along log-SNR, earliest first: " + "; ".join(
-        _spoken(r) for r in ranked.to_dict("records")
-    )
-    drawn["timeline"] = (timeline(ranked, run.schedule, sweep, delta), ranked, about)
-    about = f"Retention against log-SNR for {len(ranked)} features with 95 % bands; numbers in retention.csv."
-    drawn["retention"] = (retention(curves, windows, run.schedule, delta=delta), curves, about)
-    images = run.images
-    if {"item", "replicate", "time", "y", "x"} <= set(images.dims):
-        shown = images.isel(item=slice(ROWS), replicate=slice(1))
-        times = np.asarray(images["t"].values, dtype=float)
-        labels, seen = _classes(run)
-        start = run.start.isel(item=slice(ROWS)).values
-        words = ("trunk", "clones") if run.kind == "clone" else ("start", "U-turns")
-        grid = image_grid(start, shown.values, times, run.schedule, ROWS, labels, seen, words)
-        about = f"The {words[0]} images and what came back from {words[1]} through growing noise."
-        drawn["images"] = (grid, grid_table(times, run.schedule, len(start), labels, seen), about)
-    if len(order) > 1:
-        about = (
-            "Matrix of the probability that the row's feature is decided before the column's; see order.csv."
-        )
-        drawn["order"] = (order_matrix(order, windows), order_rows(order), about)
-    return drawn
-
-
 def _saved(drawn: dict[str, Picture], folder: Path) -> dict[str, str]:
     """Save every picture with its table, and give it back as an SVG element."""
     from .figures.save import inline, save
 
-    pictures = {}
+    elements = {}
     for name, (figure, table, about) in drawn.items():
         svg = save(figure, table, folder, name)[0].read_text(encoding="utf-8")
-        pictures[name] = inline(svg, name, about)
-    return pictures
-
-
-def _spoken(row: dict[Any, Any]) -> str:
-    if math.isnan(float(row["centre"])):
-        return f"{row['label']} none"
-    return f"{row['label']} {number(float(row['start']), 1)} to {number(float(row['end']), 1)}"
-
-
-def _classes(run: Run) -> tuple[np.ndarray | None, np.ndarray | None]:
-    try:
-        reading = run.reading("class")
-    except TurningpointError:
-        return None, None
-    return reading["start"].values, reading["back"].transpose("item", "replicate", "time").values
+        elements[name] = inline(svg, name, about)
+    return elements
 
 
 def _size(axes: dict[str, Any]) -> str:

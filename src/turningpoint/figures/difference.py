@@ -42,10 +42,8 @@ def difference(table: pd.DataFrame) -> Figure:
     columns = min(COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     look = groups(names)
-    reach = float(
-        np.nanmax(np.abs(known[["low", "high"]].replace([np.inf, -np.inf], np.nan).to_numpy(float)))
-    )
-    reach = max(1.05 * reach, 0.05)
+    seen = np.abs(known[["difference", "low", "high"]].to_numpy(float))
+    reach = max(1.05 * float(seen[np.isfinite(seen)].max()), 0.05)
     with style():
         figure = Figure(figsize=(WIDTH, HEIGHT * rows + 0.4), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..diffusion.schedule import Schedule
-from ..errors import TurningpointError
 from .style import INK, MUTED, PALETTE, WIDTH, brief, number, style
+from .thumbnails import check_images, evenly, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPLICATE = 0  # the one shown
-COLUMNS = 12  # times shown, evenly chosen if there are more
 PIXELS = 64  # of a larger image's longer side, so that a report stays small
 
 
@@ -64,21 +63,14 @@ def image_grid(
     from matplotlib.patches import Rectangle
 
     start, images = np.asarray(start), np.asarray(images)
-    if start.ndim != 4 or images.ndim != 6:
-        raise TurningpointError(
-            f"start and images have shapes {start.shape} and {images.shape}; "
-            "accepted: (N, C, H, W) and (N, R, T, C, H, W)."
-        )
-    if images.shape[0] != len(start) or images.shape[2] != len(times):
-        raise TurningpointError(
-            f"images has shape {images.shape}; accepted: {len(start)} items (those of start) "
-            f"and {len(times)} times."
-        )
+    check_images(start, images, times)
     table = grid_table(times, schedule, min(rows, len(start)), labels, seen)
-    columns = _columns(times)
+    columns = evenly(times)
     n, m = min(rows, len(start)), len(columns)
-    cells = {(i, -1): _pixels(start[i]) for i in range(n)}
-    cells |= {(i, k): _pixels(images[i, REPLICATE, c]) for i in range(n) for k, c in enumerate(columns)}
+    cells = {(i, -1): thumbnail(start[i], PIXELS) for i in range(n)}
+    cells |= {
+        (i, k): thumbnail(images[i, REPLICATE, c], PIXELS) for i in range(n) for k, c in enumerate(columns)
+    }
     height, width = cells[0, -1].shape[:2]
     gap = max(1, round(0.08 * width))
     lead = 3 * gap  # between the starts and their U-turns
@@ -149,7 +141,7 @@ def grid_table(
     """
     cells = []
     for i in range(rows):
-        for k, c in enumerate(_columns(times)):
+        for k, c in enumerate(evenly(times)):
             t = float(times[c])
             first = None if labels is None else labels[i]
             now = None if seen is None else np.asarray(seen)[i, REPLICATE, c]
@@ -158,27 +150,3 @@ def grid_table(
             read = {"class_start": first, "class_seen": now, "changed": changed}
             cells.append({**where, "replicate": REPLICATE, **read})
     return pd.DataFrame(cells)
-
-
-def _columns(times: Sequence[float] | np.ndarray) -> list[int]:
-    """Places of the times shown, from small to large noise."""
-    ranked = np.argsort(np.asarray(times, float), kind="stable")
-    picked = np.linspace(0, len(ranked) - 1, min(COLUMNS, len(ranked))).round().astype(int)
-    return [int(place) for place in ranked[picked]]
-
-
-def _pixels(image: np.ndarray) -> np.ndarray:
-    """One image (C, H, W) in [-1, 1] as (H, W, 3) bytes, at most `PIXELS` long."""
-    from PIL import Image
-
-    image = np.nan_to_num(image.astype(np.float32), nan=-1.0)
-    if image.shape[0] not in (1, 3):
-        image = image.mean(axis=0, keepdims=True)
-    levels = ((image.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-    pixels = np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0)
-    shrink = PIXELS / max(pixels.shape[:2])
-    if shrink >= 1:
-        return pixels
-    size = (max(1, round(pixels.shape[1] * shrink)), max(1, round(pixels.shape[0] * shrink)))
-    resized: np.ndarray = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return resized

@@ -33,10 +33,12 @@ PALETTE = {
 
 _GROUPS = {
     "class": ("class", "vermillion"),
+    "classifier": ("class", "vermillion"),
     "morphometry": ("shape", "green"),
     "frequency": ("frequency", "blue"),
     "pixels": ("colour and pixels", "purple"),
     "color": ("colour and pixels", "purple"),
+    "palette": ("colour and pixels", "purple"),
 }
 _OTHERS = ("orange", "sky", "black")
 
@@ -70,6 +72,7 @@ RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.dpi": 200,
     "savefig.bbox": "standard",
+    "image.composite_image": False,  # else images in one picture are resampled together
     "svg.fonttype": "path",
     "svg.hashsalt": "turningpoint",
     "pdf.fonttype": 42,
