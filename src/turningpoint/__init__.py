@@ -10,6 +10,7 @@ model, send images on U-turns, measure what came back, and read the critical win
 ['class', 'pixels']
 """
 
+from .data import ImageSet, open_images
 from .diffusion.denoiser import Denoiser, NetworkDenoiser
 from .diffusion.grid import Grid
 from .diffusion.guidance import Guided
@@ -24,6 +25,7 @@ from .experiments.model_error import model_error
 from .experiments.quality import quality
 from .experiments.refine import refine
 from .experiments.repeat import repeat
+from .experiments.statistics import collect_statistics, merge_statistics
 from .experiments.step_check import step_check
 from .experiments.symmetry import symmetry
 from .experiments.uturn import uturn

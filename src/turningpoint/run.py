@@ -333,7 +333,7 @@ class Run(Archive):
             row = self.window(feature, delta).row()
             note = self.curve(feature).reason
             if np.isfinite(self.curve(feature).retention[0]).any():
-                note = _open_ends(row)
+                note = "; ".join(filter(None, (_open_ends(row), self._lost_by_autoencoder(feature, described))))
             clocks: dict[str, float] = {}
             for edge in EDGES:
                 # time runs against log-SNR: the interval's ends change places
@@ -345,6 +345,11 @@ class Run(Archive):
             rows.append(head | row | clocks | {"note": note})
         table = pd.DataFrame(rows)
         return table.sort_values("centre", kind="stable", na_position="last", ignore_index=True)
+
+    def _lost_by_autoencoder(self, feature: str, described: Mapping[str, Any]) -> str:
+        """A remark on a category that the autoencoder alone does not always keep."""
+        kept = self.round_trip(feature) if described["kind"] == "categorical" else 1.0
+        return f"the autoencoder alone keeps {kept:.2f}" if kept < 1 else ""
 
     def _t_of(self, logsnr: float) -> float:
         """The time at a log-SNR; an open end stays open, at the other infinity."""

@@ -54,7 +54,7 @@ Statistics = Annotated[
     str | None, typer.Option(help="For layers: what turningpoint statistics wrote. [of the starting images]")
 ]
 Layers = Annotated[
-    list[str] | None, typer.Option("--layers", help="For layers: names or patterns; may be given again.")
+    list[str] | None, typer.Option("--layers", help="Layers' names or patterns; may be given again.")
 ]
 TrustProgram = Annotated[
     bool, typer.Option("--trust-program", help="Run a classifier's file that is a program.")

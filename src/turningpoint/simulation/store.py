@@ -35,6 +35,9 @@ FORMAT = 1
 OWN_NAMES = (".", "data.zarr", "locks", "manifest.json", "generated-", "doubled", "figures", "report.html")
 """With what the names begin that a run's folder may hold."""
 
+PATIENCE = 3600.0
+"""Seconds to wait for another process that lays a run out: ten thousand pictures take minutes; a dead one lets go."""
+
 Index = int | slice
 DTYPES = ("float32", "float16", "uint8")
 """How images may be kept."""
@@ -272,7 +275,7 @@ class Store:
         self._check_writable()
         with sentences(self.folder):
             (self.folder / "locks").mkdir(exist_ok=True)
-            lock = FileLock(self.folder / "locks" / "run.lock", timeout=60)
+            lock = FileLock(self.folder / "locks" / "run.lock", timeout=PATIENCE)
         try:
             with sentences(self.folder):
                 lock.acquire()
