@@ -1,0 +1,93 @@
+"""``turningpoint export`` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import turningpoint as tp
+
+SMALL = ["uturn", "digits", "--items", 4, "--times", "0.3,0.6", "--replicates", 2, "--steps", 3, "--out", "a"]
+
+
+def _names(folder):
+    return sorted(p.name for p in Path(folder).iterdir())
+
+
+def test_from_a_run_to_files(command):
+    assert command(*SMALL, "--with", "class")[0] == 0
+    status, out, _ = command("export", "a", "--out", "files")
+    assert status == 0
+    assert "20 files are in files, 20 of them new; index.csv says what each is." in out
+    assert "16 of them round finer numbers to 8 bits; --format npy keeps these." in out
+    assert len(_names("files")) == 21
+    index = pd.read_csv("files/index.csv")
+    run = tp.open_run("a")
+    assert index["class"][index.what == "start"].tolist() == run.reading("class").start.values.tolist()
+    status, out, _ = command("export", "a", "--out", "files", "--json")
+    summary = json.loads(out)
+    assert summary == {
+        "out": "files",
+        "index": "files/index.csv",
+        "files": 20,
+        "written": 0,
+        "kept": 20,
+        "left_out": 0,
+        "rounded": 16,
+    }
+
+
+def test_some_of_a_run(command):
+    command(*SMALL)
+    arguments = ["export", "a", "--items", "1:3", "--times", "0.6", "--replicates", "1", "--what", "images"]
+    assert command(*arguments, "--out", "png")[0] == 0
+    assert _names("png") == ["index.csv", "item0001_t0.60_copy1.png", "item0002_t0.60_copy1.png"]
+    status, out, _ = command(*arguments, "--out", "npy", "--format", "npy")
+    assert status == 0
+    assert "round" not in out
+    want = tp.open_run("a").images.values[2, 1, 1]
+    np.testing.assert_array_equal(np.load("npy/item0002_t0.60_copy1.npy"), want)
+    assert command("export", "a", "--what", "start", "--items", "0,3", "--out", "s")[0] == 0
+    assert _names("s") == ["index.csv", "item0000_start.png", "item0003_start.png"]
+
+
+def test_a_run_that_is_not_finished(command):
+    command(*SMALL)
+    run = tp.open_run("a")
+    flags = run.store.read("done").copy()
+    flags[3] = False
+    run.store.write("done", flags)
+    assert "4 walks have not ended and are left out." in command("export", "a", "--out", "files")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--items", "3:1"], "--items is '3:1'; accepted: a:b with a below b"),
+        (["--items", "all"], "--items is 'all'"),
+        (["--items", "0:5"], "items hold 4; accepted, of this run: 0 to 3"),
+        (["--replicates", "0.5"], "--replicates is '0.5'"),
+        (["--times", "0.5"], "times hold 0.5; accepted, of this run: 0.30, 0.60"),
+        (["--what", "start,pixels"], "what is 'pixels'"),
+        (["--what", "latents"], "what holds 'latents', which this run does not"),
+        (["--what", "records"], "what holds 'records'"),
+        (["--format", "jpg"], "format is 'jpg'"),
+        (["--out", "a/manifest.json"], "where a file stands"),
+    ],
+)
+def test_mistakes_get_one_sentence(command, arguments, named):
+    command(*SMALL)
+    status, _, err = command("export", "a", "--out", "files", *arguments)
+    lines = [line for line in err.splitlines() if line]
+    assert status == 2
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert not Path("files").exists()
+
+
+def test_there_must_be_a_run(command):
+    status, _, err = command("export", "nowhere", "--out", "files")
+    assert status == 2
+    assert "holds a manifest.json" in err
