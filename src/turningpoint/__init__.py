@@ -18,6 +18,7 @@ from .diffusion.sampler import Sampler, Step, sampler
 from .diffusion.schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 from .errors import SimulationError, TurningpointError
 from .experiments.clone import clone
+from .experiments.export import export
 from .experiments.generate import generate
 from .experiments.hierarchy import hierarchy
 from .experiments.merge import merge

@@ -27,6 +27,8 @@ ROWS = 8
 """Starting images in the grid."""
 SHOWN = 2
 """Starting images in the storyboard, trunks in the tree."""
+BOARDS = 3
+"""Storyboards at most: one for each question asked in words."""
 FEW = 12
 """More readings of layers than these stand in the heat map alone."""
 BLOCK = 64
@@ -104,13 +106,13 @@ def sorted_categories(run: Run, windows: pd.DataFrame) -> list[Category]:
     """The categorical readings of a run: first its class, then what was asked of CLIP, then all others."""
     rows = windows[windows["kind"] == "categorical"]
     labels = dict(zip(rows["feature"].astype(str), rows["label"].astype(str), strict=True))
-    found = []
+    found, times = [], len(_drawn_times(run))
     for feature in sorted(labels, key=_rank):
         reading = run.reading(feature)
         names = tuple(str(name) for name in reading.attrs.get("values") or ())
         back = reading["back"].transpose("item", "replicate", "time").values
         label = labels[feature] if feature in _FIRST else feature
-        found.append(Category(feature, label, reading["start"].values, back, names))
+        found.append(Category(feature, label, reading["start"].values, back[:, :, :times], names))
     return found
 
 
@@ -155,7 +157,7 @@ def _probabilities(run: Run, categories: Sequence[Category], windows: pd.DataFra
 
     if not categories:
         return {}
-    ranked = np.argsort(run.store.read("t"))
+    ranked = _drawn_times(run)
     t = run.store.read("t")[ranked]
     logsnr = np.asarray(run.schedule.logsnr(t), float)
     counts, condition = weights(len(categories[0].start)), _conditions(run)
@@ -239,7 +241,7 @@ def _images(run: Run, categories: Sequence[Category], windows: pd.DataFrame) -> 
     from .figures.tree import tree, tree_table
 
     words = ("trunk", "clones") if run.kind == "clone" else ("start", "U-turns")
-    times = np.sort(run.store.read("t"))
+    times = run.store.read("t")[_drawn_times(run)]
     start = run.store.read("start", (slice(ROWS),)).astype(np.float32)
     labels, seen = _labels(categories, len(start))
     grid = image_grid(start, first_rows(run, len(start), 1), times, run.schedule, ROWS, labels, seen, words)
@@ -247,21 +249,40 @@ def _images(run: Run, categories: Sequence[Category], windows: pd.DataFrame) -> 
     drawn = {"images": (grid, grid_table(times, run.schedule, len(start), labels, seen), about)}
     shown = first_rows(run, min(SHOWN, len(start)), None)
     n, copies = shown.shape[:2]
-    how: dict[str, Any] = {"own": None, "seen": None}
-    window = None
-    if categories:
-        first = categories[0]
-        how = {"own": first.start[:n], "seen": first.back[:n], "names": first.names, "feature": first.label}
-        window = _window(first, windows)
     items = range(run.manifest.get("axes", {}).get("first_item", 0), 10**9)[:n]
-    board = storyboard(start[:n], shown, times, run.schedule, called=words, **how)
-    about = f"{n} {words[0]} images with {copies} copies of what came back at each time."
-    drawn["storyboard"] = (board, storyboard_table(times, run.schedule, copies, items, **how), about)
-    if run.kind == "clone":
-        figure = tree(start[:n], shown, times, run.schedule, window=window, **how)
-        about = f"{n} trunks from noise to data, with the clones that part from them and where these end."
-        drawn["tree"] = (figure, tree_table(times, run.schedule, copies, items, **how), about)
+    for name, category in boards(categories).items():
+        how: dict[str, Any] = {"own": None, "seen": None}
+        window = None
+        if category is not None:
+            how = {"own": category.start[:n], "seen": category.back[:n], "names": category.names}
+            how["feature"], window = category.label, _window(category, windows)
+        board = storyboard(start[:n], shown, times, run.schedule, called=words, **how)
+        about = f"{n} {words[0]} images with {copies} copies of what came back at each time."
+        drawn[name] = (board, storyboard_table(times, run.schedule, copies, items, **how), about)
+        if run.kind == "clone":
+            figure = tree(start[:n], shown, times, run.schedule, window=window, **how)
+            about = f"{n} trunks from noise to data, with the clones that part from them and where these end."
+            drawn[name.replace("storyboard", "tree")] = (
+                figure,
+                tree_table(times, run.schedule, copies, items, **how),
+                about,
+            )
     return drawn
+
+
+def boards(categories: Sequence[Category]) -> dict[str, Category | None]:
+    """The storyboards of a run and what frames each: its first category, and further questions asked in words."""
+    asked = [category for category in categories[1:] if category.feature.startswith("clip.")][: BOARDS - 1]
+    first = categories[0] if categories else None
+    return {"storyboard": first} | {f"storyboard-{c.feature.partition('.')[2]}": c for c in asked}
+
+
+def _drawn_times(run: Run) -> np.ndarray:
+    """The places of a run's times, ascending, without one at which no signal is left: it is not on the axis."""
+    t = run.store.read("t")
+    ranked = np.argsort(t)
+    finite: np.ndarray = ranked[np.isfinite(np.asarray(run.schedule.logsnr(t[ranked])))]
+    return finite
 
 
 def first_rows(run: Run, items: int, copies: int | None) -> np.ndarray:
@@ -269,7 +290,7 @@ def first_rows(run: Run, items: int, copies: int | None) -> np.ndarray:
 
     Nothing else is read, however the images are kept.
     """
-    ranked = np.argsort(run.store.read("t"))
+    ranked = _drawn_times(run)
     values = run.store.read("images", (slice(items), slice(copies)))
     return np.asarray(values[:, :, ranked], np.float32)
 

@@ -16,7 +16,7 @@ from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
 from .figures.difference import spoken
 from .figures.style import clock_name, number
-from .illustrate import pictures, set_aside, sorted_categories
+from .illustrate import boards, pictures, set_aside, sorted_categories
 from .models._names import brief
 from .simulation.store import sentences
 
@@ -71,6 +71,7 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     order = run.order([str(feature) for feature in windows["feature"]], delta)
     settings = run.manifest.get("settings", {})
     model = settings.get("model", {})
+    curves = curves[np.isfinite(curves["logsnr"].astype(float))]  # a clock may begin at no signal at all
     levels = curves["logsnr"].astype(float)
     sweep = (float(levels.min()), float(levels.max()))
     error = None if beside is None else _model_error(run, beside)
@@ -87,6 +88,7 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
         "rows": [_row(row, run.schedule, sweep) for row in ranked_by_centre(windows).to_dict("records")],
         "aside": len(aside),
         "framed": categories[0].label if categories else "",
+        "boards": {name: "" if c is None else c.label for name, c in boards(categories).items()},
         "sweep": [number(level) for level in sweep],
         "delta": f"{delta:g}",
         "nearly": f"{1 - delta:g}",

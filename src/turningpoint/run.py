@@ -333,7 +333,9 @@ class Run(Archive):
             row = self.window(feature, delta).row()
             note = self.curve(feature).reason
             if np.isfinite(self.curve(feature).retention[0]).any():
-                note = "; ".join(filter(None, (_open_ends(row), self._lost_by_autoencoder(feature, described))))
+                note = "; ".join(
+                    filter(None, (_open_ends(row), self._lost_by_autoencoder(feature, described)))
+                )
             clocks: dict[str, float] = {}
             for edge in EDGES:
                 # time runs against log-SNR: the interval's ends change places

@@ -131,9 +131,34 @@ def test_what_the_autoencoder_loses_is_no_change_of_mind():
     np.testing.assert_array_equal(repeated.original, run.original)
 
 
+def test_a_report_of_a_clock_that_begins_at_no_signal(tmp_path):
+    """Zero terminal signal-to-noise ratio: t = 1 has log-SNR -inf, which no axis can show."""
+    letters = Letters()
+    betas = np.append(np.linspace(1e-3, 0.3, 19), 1.0)
+    letters.schedule = tp.DiscreteVP(betas)
+    run = tp.clone(
+        letters, 4, times=[0.2, 0.5, 0.8, 1.0], prompt="aa", copies=2, out=tmp_path, **QUICK | {"steps": 10}
+    )
+    assert np.isneginf(run.images.logsnr.values[-1])
+
+    def corner(images):
+        return (images[:, 0, 0, 1] > 0.05).int()
+
+    page = tp.report(run.measure(corner, "pixels", progress=None)).read_text()
+    assert "The tree" in page
+    assert "inf" not in (tmp_path / "figures" / "storyboard.csv").read_text()
+
+
+def test_clones_that_would_part_at_one_step_are_warned_of():
+    with pytest.warns(UserWarning, match="times are 3, which fall on 2 of the 4 steps"):
+        tp.clone("digits", 1, times=[0.48, 0.5, 0.75], steps=4, progress=None)
+
+
 def test_a_latent_run_of_pictures_can_be_refined():
     pictures = np.random.default_rng(0).uniform(-1, 1, (6, 1, 4, 4)).astype(np.float32)
-    run = tp.uturn(Letters(), pictures, prompt="aa", times=[0.1, 0.9], **QUICK).measure("pixels", progress=None)
+    run = tp.uturn(Letters(), pictures, prompt="aa", times=[0.1, 0.9], **QUICK).measure(
+        "pixels", progress=None
+    )
     assert len(tp.refine(run, rounds=1, progress=None).times) == 3
 
 

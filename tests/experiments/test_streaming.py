@@ -184,10 +184,11 @@ class Still(torch.nn.Module):
         return self.schedule.alpha(t)[:, None, None, None] * x_t
 
 
-network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 16, 16), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(256, 5))
+stem = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 16, 16), torch.nn.ReLU())
+network = torch.nn.Sequential(stem, torch.nn.Flatten(), torch.nn.Linear(256, 5))
 run = tp.uturn(Still(), sys.argv[1], items=int(sys.argv[2]), times=[0.5], steps=2, store="uint8", out=sys.argv[3],
                progress=None)
-run.measure("layers", "color", classifier=network, layers=["0", "3"], progress=None).windows()
+run.measure("layers", "color", classifier=network, layers=["0", "2"], progress=None).windows()
 assert run.images.sizes["item"] == int(sys.argv[2])
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])  # kB, since this program began
 """

@@ -18,6 +18,8 @@ distribution what it is.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ from .layout import (
     summarised,
 )
 from .planning import (
+    LARGEST_CHUNK,
     Setup,
     check_store,
     decoded,
@@ -184,6 +187,12 @@ def _refuse_identical(sampler: Sampler, renoise: int, shared_noise: bool) -> Non
 def _on_grid(times: Sequence[float], visited: np.ndarray, renoise: int) -> list[float]:
     """The grid's times nearest to the given ones, ascending, each once."""
     places = sorted({int(np.abs(visited[:-1] - t).argmin()) for t in times}, reverse=True)
+    if len(places) < len(times):
+        warnings.warn(
+            f"times are {len(times)}, which fall on {len(places)} of the {len(visited) - 1} steps of the grid: some part "
+            "at the same time; more steps keep them apart.",
+            stacklevel=3,
+        )
     if places[-1] < renoise:
         raise TurningpointError(
             f"times hold {visited[places[-1]]:g}, above which the grid has {places[-1]} steps; accepted with "
@@ -330,6 +339,7 @@ def _write_path(store: Store, states: np.ndarray, model: Denoiser, block: slice,
     before = "" if model.shape == model.decoded_shape else "latent_"
     dims = ("item", "trajectory_time", *(f"{before}{axis}" for axis in image_dims(model.shape)))
     sizes, chunk = store.array("start").shape[0], store.array("start").chunks[0]
+    chunk = min(chunk, max(1, LARGEST_CHUNK // (4 * math.prod(states.shape[1:]))))
     store.require("trajectory", dims, (sizes, *states.shape[1:]), (chunk, *states.shape[1:]))
     kept = store.read("trajectory", (block,)).copy()
     kept[list(rows)] = states

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ TAKEN = (
 
 CHUNK = 64
 """Walks that are stored side by side; what a kill costs at most, per worker."""
+LARGEST_CHUNK = 2**22
+"""Bytes of a chunk of what is looked up item by item: starting images, paths."""
 
 
 class Setup:
@@ -285,10 +288,12 @@ def simulate(
 ) -> None:
     """Simulate the units that are not done, writing ``images`` and the records' arrays.
 
-    The batch is never larger than the plan; the plan's size does not depend on what is done already, so
-    that a run which is continued makes calls of the same shape.
+    The batch is never larger than the plan can fill for as long as its longest walk takes; the plan does not
+    depend on what is done already, so that a run which is continued makes calls of the same shape.
     """
-    engine.batch = min(engine.batch, max(SMALLEST_BATCH, sum(unit.size for unit in units)))
+    longest = max((unit.steps for unit in units), default=1)
+    filled = math.ceil(sum(unit.steps * unit.size for unit in units) / longest)
+    engine.batch = min(engine.batch, max(SMALLEST_BATCH, filled))
 
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
         _write_rows(store, "images", unit, offsets, decoded(engine, finished))
@@ -301,6 +306,8 @@ def simulate(
                 continue  # these walks start below every time of the record
             rows = np.stack([np.full_like(known, np.nan) if value is None else value for value in kept])
             sizes, chunks = store.array("done").shape, store.array("done").chunks
+            few = max(1, LARGEST_CHUNK // (4 * math.prod(known.shape)))
+            chunks = min(chunks[0], few), *chunks[1:]
             inner = image_dims(known.shape[1:]) if record.function is None else range(known.ndim - 1)
             before = "" if record.function is None else f"{record.name}_"
             if record.function is None and engine.model.shape != engine.model.decoded_shape:

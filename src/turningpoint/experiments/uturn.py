@@ -43,6 +43,7 @@ from .layout import (
 )
 from .planning import (
     CHUNK,
+    LARGEST_CHUNK,
     Setup,
     check_store,
     digest,
@@ -62,8 +63,6 @@ DEFAULT_GENERATED = 16
 """Starting images generated from a prompt if none are given."""
 DEFAULT_ITEMS = 64
 """Starting images taken of the model's own if none are given."""
-LARGEST_CHUNK = 2**22
-"""Bytes of a chunk of starting images."""
 
 
 def uturn(

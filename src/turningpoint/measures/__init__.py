@@ -128,6 +128,7 @@ class Measure(ABC):
         batches : callable
             Gives the starting images from the first, batch by batch, as often as it is called.
         """
+        del batches
 
     def feature(self, reading: Reading) -> str:
         """The reading's full name, ``measure.reading``."""
