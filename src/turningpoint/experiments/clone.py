@@ -189,8 +189,8 @@ def _on_grid(times: Sequence[float], visited: np.ndarray, renoise: int) -> list[
     places = sorted({int(np.abs(visited[:-1] - t).argmin()) for t in times}, reverse=True)
     if len(places) < len(times):
         warnings.warn(
-            f"times are {len(times)}, which fall on {len(places)} of the {len(visited) - 1} steps of the grid: some part "
-            "at the same time; more steps keep them apart.",
+            f"times are {len(times)}, which fall on {len(places)} of the {len(visited) - 1} steps of the grid: some "
+            "part at the same time; more steps keep them apart.",
             stacklevel=3,
         )
     if places[-1] < renoise:
