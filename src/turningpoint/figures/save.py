@@ -14,6 +14,9 @@ from .style import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LARGER = 1.25
+"""By how much a page may enlarge a picture."""
+
 _METADATA: dict[str, dict[str, None]] = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -75,4 +78,8 @@ def inline(svg: str, name: str, description: str) -> str:
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
-    return text.replace("<svg", f'<svg role="img" aria-label={quoteattr(description)}', 1).strip()
+    wide = re.search(r'\bwidth="([\d.]+)pt"', text)
+    # a narrow picture is not blown up to the width of the page
+    most = f"{LARGER * float(wide.group(1)):.0f}pt" if wide else "100%"
+    style = f' style="max-width: {most}; min-width: min(34rem, {most})"'
+    return text.replace("<svg", f'<svg role="img"{style} aria-label={quoteattr(description)}', 1).strip()
