@@ -23,6 +23,10 @@ from ..errors import TurningpointError
 from .bootstrap import weights
 
 
+ROUNDING = 1e-12
+"""Of the largest squares of a field: a variance below it is what is left of differences of equal numbers."""
+
+
 def susceptibility(
     changes: np.ndarray | Sequence[np.ndarray],
     samples: int = 0,
@@ -62,7 +66,7 @@ def susceptibility(
     groups = [changes] if isinstance(changes, np.ndarray) else list(changes)
     if not groups:
         raise TurningpointError("changes holds no group; accepted: one array (N, n) or more.")
-    total, single = np.zeros(samples + 1), np.zeros(samples + 1)
+    total, single, most = np.zeros(samples + 1), np.zeros(samples + 1), 0.0
     for k, group in enumerate(groups):
         field = np.asarray(group, dtype=np.float64)
         if field.ndim != 2 or len(field) < 2:
@@ -74,6 +78,7 @@ def susceptibility(
         sums = field.sum(1)
         bessel = len(field) / (len(field) - 1)
         total += bessel * (share @ sums**2 - (share @ sums) ** 2)
+        most += (field**2).max() * field.shape[1]
         single += bessel * (share @ (field**2).sum(1) - ((share @ field) ** 2).sum(1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(single > 0, total / single, np.nan)
+        return np.where(single > ROUNDING * most, total / single, np.nan)
