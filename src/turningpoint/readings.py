@@ -5,11 +5,15 @@ The readings of a measure stand in the group ``readings/NAME``: ``start.R`` (ite
 of what came back; a comparison has ``back.R`` of each image with its own start and ``other.R`` (..., stranger)
 with the starts of other items, which ``partner`` names.  As with walks, flags in ``done`` are raised last: a
 measure that is interrupted, or a run that has grown since, is read on from there.
+
+Readings with other settings are written into ``pending/NAME``, and take the place of the earlier ones when they are
+whole.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import TurningpointError
 from .measures import Measure
 from .simulation.collect import Progress
 from .simulation.store import Store
 
+PENDING = "pending"
+"""The group of readings that are to replace others."""
 STRANGERS = 4
 """Other items with which a comparison compares each image, for its chance level; fewer where there are many items."""
 ENOUGH = 1024
@@ -56,7 +63,6 @@ def read(
     told : mapping, optional
         More settings that the user gave, kept beside ``asked``.
     """
-    group = f"readings/{one.name}"
     sizes = store.read("done").shape
     starts = _Starts(store)
     one.study(starts.batches)
@@ -64,37 +70,51 @@ def read(
         {**vars(reading), "feature": one.feature(reading), "label": reading.label or one.feature(reading)}
         for reading in one.readings
     ]
-    for reading in described:
-        reading["values"] = list(reading["values"])
     identity = {"readings": described, "settings": one.settings(), "start": starts.digest()}
+    identity = json.loads(json.dumps(identity))
     pairs = [reading for reading in one.readings if reading.kind in ("comparison", "map")]
     compared = [reading for reading in pairs if reading.kind == "comparison"]
     partner = partners(condition, starts.chunk, starts.fit)
-    known = store.attrs(group) if store.has(group) else {}
-    if {key: known.get(key) for key in identity} != identity or not known.get("read"):
+    flags = ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool"
+    group = _group(store, one.name, identity)
+    if group is None:
         values = _of_starts(store, one, starts, pairs)  # all of them before anything is written: it may fail
         with store.exclusive():
+            # what was read before stays until it is replaced by something whole
+            kept = store.has(f"readings/{one.name}") and store.attrs(f"readings/{one.name}").get("read")
+            group = f"{PENDING if kept else 'readings'}/{one.name}"
             if store.has(group):
-                store.remove(group)  # read with other settings, or for fewer items
-            store.require(
-                f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool"
-            )
+                store.remove(group)
+            store.require(f"{group}/done", *flags)
             if compared:
                 store.require(f"{group}/partner", ("item", "stranger"), partner.shape, partner.shape, "int64")
                 store.write(f"{group}/partner", partner)
             _write(store, group, ("item",), sizes[:1], sizes[:1], values, ())
             store.annotate(group, {**identity, "asked": asked, "told": dict(told or {}), "read": True})
-    store.require(f"{group}/done", ("item", "replicate", "time"), sizes, store.array("done").chunks, "bool")
+    store.require(f"{group}/done", *flags)
     step = store.array("done").chunks[0]
     total, done, seen = int(np.prod(sizes)), 0, 0
     for block in range(0, sizes[0], step):
         for replicate in range(sizes[1]):
             for k in range(sizes[2]):
                 region = slice(block, min(block + step, sizes[0])), replicate, k
-                seen += _read_unit(store, one, group, region, starts, partner, pairs)
+                seen += _read_unit(store, one, identity, region, starts, partner, pairs)
                 done += region[0].stop - region[0].start
                 if progress is not None:
                     progress(done, total, seen)
+    with store.exclusive():
+        group = _group(store, one.name, identity)
+        if group is not None and group.startswith(PENDING):
+            store.replace(f"readings/{one.name}", group)
+
+
+def _group(store: Store, name: str, identity: Mapping[str, Any]) -> str | None:
+    """Where the readings of a measure with these settings are, if they have been begun."""
+    for group in (f"readings/{name}", f"{PENDING}/{name}"):
+        known = store.attrs(group) if store.has(group) else {}
+        if known.get("read") and all(known.get(key) == value for key, value in identity.items()):
+            return group
+    return None
 
 
 class _Starts:
@@ -171,7 +191,7 @@ def _of_starts(store: Store, one: Measure, starts: _Starts, pairs: Sequence[Any]
 def _read_unit(
     store: Store,
     one: Measure,
-    group: str,
+    identity: Mapping[str, Any],
     region: tuple[slice, int, int],
     starts: _Starts,
     partner: np.ndarray,
@@ -179,7 +199,8 @@ def _read_unit(
 ) -> int:
     """Read the images of one chunk, if walks in it have ended since it was last read; how many it read."""
     there = np.asarray(store.read("done", region), dtype=bool)
-    if not there.any() or np.array_equal(store.read(f"{group}/done", region), there):
+    group = _group(store, one.name, identity)
+    if group is not None and (not there.any() or np.array_equal(store.read(f"{group}/done", region), there)):
         return 0
     sizes, chunks = store.array("done").shape, store.array("done").chunks
     images = torch.from_numpy(store.read("images", region))[torch.from_numpy(there)]
@@ -197,8 +218,15 @@ def _read_unit(
                     np.where(strangers[:, m] >= 0, c[reading.name], np.nan) for m, c in enumerate(chance)
                 ]
                 values[f"other.{reading.name}"] = np.stack(columns, 1)
-    _write(store, group, ("item", "replicate", "time"), sizes, chunks[:3], values, region, there)
-    store.write(f"{group}/done", there, region)
+    with store.exclusive():
+        group = _group(store, one.name, identity)
+        if group is None:
+            raise TurningpointError(
+                f"measure is {one.name!r}, whose readings another process has replaced by those of other settings "
+                "meanwhile; accepted: one measure of a name at a time."
+            )
+        _write(store, group, ("item", "replicate", "time"), sizes, chunks[:3], values, region, there)
+        store.write(f"{group}/done", there, region)
     return int(there.sum())
 
 

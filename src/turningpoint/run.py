@@ -6,23 +6,19 @@ beside them; ``run.retention``, ``run.windows`` and ``run.order`` are computed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from torch import Tensor
 
-from .archive import Archive
 from .diffusion.denoiser import Denoiser
 from .errors import TurningpointError
-from .measures import Measure, adds_up, measure, takes
+from .measuring import Measured
 from .models import load
-from .readings import read
-from .simulation.collect import Progress
-from .simulation.progress import shown
 from .simulation.store import Store
 from .statistics.bootstrap import interval, weights
 from .statistics.retention import Curve, Readings, curve, joined
@@ -30,7 +26,7 @@ from .statistics.susceptibility import susceptibility
 from .statistics.window import EDGES, Window, decided_before, window
 
 
-class Run(Archive):
+class Run(Measured):
     """What an experiment has left behind, in a folder or in memory.
 
     Parameters
@@ -54,91 +50,10 @@ class Run(Archive):
         super().__init__(store, model)
         self._weights: dict[int, np.ndarray] = {}
         self._curves: dict[str, Curve] = {}
-        self._used: dict[str, Measure | Callable[[Tensor], Any]] = {}
-
-    # ---- measuring
-
-    def measure(
-        self,
-        *measures: str | Measure | Callable[[Tensor], Any],
-        progress: Progress | str | None = "auto",
-        **settings: Any,
-    ) -> Run:
-        """Read all images with each measure and keep what was read; returns the run.
-
-        Parameters
-        ----------
-        *measures : str, Measure or callable
-            Names, ``"name?setting=value"``, functions of an image batch.
-        progress : callable, "auto" or None
-            By default a bar, if there is a terminal; ``progress(done, total, read)`` counts images.
-        **settings
-            ``ask=``, ``classifier=``, ``statistics=``, ...: each goes to those of the measures that take it.
-
-        Raises
-        ------
-        TurningpointError
-            If there is no such measure, or none takes a setting; readings made before are kept.
-        """
-        self._need("start")
-        model = self._model_for_measures()
-        given = {key: value for key, value in settings.items() if value is not None}
-        told = [{key: given[key] for key in given if key in takes(what)} for what in measures]
-        for key in given:
-            if not any(key in own for own in told):
-                names = ", ".join(what if isinstance(what, str) else "a function" for what in measures)
-                raise TurningpointError(
-                    f"{key} is given, but none of the measures {names or '(none is named)'} takes it."
-                )
-        told = [own | self._adding(what, own) for what, own in zip(measures, told, strict=True)]
-        made = [measure(what, model, **own) for what, own in zip(measures, told, strict=True)]
-        for what, one, own in zip(measures, made, told, strict=True):
-            asked, plain = what if isinstance(what, str) else one.name, _writable(own)
-            with shown(progress, f"reading {one.name}", "images", "images/s") as bar:
-                read(self.store, one, self._conditions(), asked, bar, plain)
-            if not isinstance(what, str) or len(plain) < len(own):
-                self._used[one.name] = one if isinstance(what, str) else what
-        self.forget()
-        return self
-
-    def _adding(
-        self, what: str | Measure | Callable[[Tensor], Any], told: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Settings that add up over several calls, such as questions, with those of earlier calls."""
-        known = what.partition("?")[0] if isinstance(what, str) else ""
-        group = f"readings/{known}"
-        if not known or known not in self.measured():
-            return {}
-        before = self.store.attrs(group).get("told", {})
-        adding = [key for key in adds_up(known) if before.get(key)]
-        # a question more is asked of the same network, unless another one is named
-        kept = {key: value for key, value in before.items() if key not in told} if adding else {}
-        return kept | {key: [*_listed(before[key]), *_listed(told.get(key))] for key in adding}
 
     def forget(self) -> None:
         """Forget what was computed from the arrays, after they have changed."""
         self._curves.clear()
-
-    def _model_for_measures(self) -> Any:
-        """The model; where it cannot be loaded, what measures need besides a classifier: its shape."""
-        try:
-            return self.model
-        except TurningpointError as error:
-            return _Absent(self.store.array("images").shape[3:], str(error))
-
-    def measured_as(self) -> list[tuple[str | Measure | Callable[[Tensor], Any], dict[str, Any]]]:
-        """For every measure that has read this run, what to hand to `measure` so that another run is read alike."""
-        known = [(name, self.store.attrs(f"readings/{name}")) for name in self.measured()]
-        return [
-            (self._used[name], {}) if name in self._used else (attrs["asked"], attrs.get("told", {}))
-            for name, attrs in known
-        ]
-
-    def measure_as(self, other: Run, progress: Progress | str | None = "auto") -> Run:
-        """Read all images by the measures that have read another run, or this one before it grew."""
-        for what, told in other.measured_as():
-            self.measure(what, progress=progress, **told)
-        return self
 
     # ---- analysis
 
@@ -205,12 +120,13 @@ class Run(Archive):
         -------
         Dataset over ``time`` (with ``t``, ``logsnr``, ``native``)
             ``susceptibility``, ``low``, ``high``: see `turningpoint.statistics.susceptibility`. Replicates and
-            conditions have means of their own; items that are not done at a time are left out of it.
+            conditions have means of their own; items that are not done at a time are left out of it. NaN where no two
+            items of a condition are left.
 
         Raises
         ------
         TurningpointError
-            If it is no map, or fewer than two items share a condition.
+            If it is no map.
         """
         name, described = self._described(feature)
         if described["kind"] != "map":
@@ -218,7 +134,7 @@ class Run(Archive):
                 f"feature is {feature!r}, no map; accepted: {', '.join(self.maps()) or 'none'}."
             )
         order, condition = np.argsort(self.store.read("t")), self._conditions()
-        rows = []
+        rows: list[tuple[float, ...]] = []
         for place in order:
             back = self.store.read(
                 f"readings/{name}/back.{described['name']}", (slice(None), slice(None), place)
@@ -231,9 +147,12 @@ class Run(Archive):
                     if len(field) > 1:
                         groups.append(field)
                         alike.append(int(value))
+            if not groups:
+                rows.append((math.nan,) * 3)  # none is done, or each is alone with its condition
+                continue
             chi = susceptibility(groups, len(self._bootstrap()) - 1, alike=alike)
             low, high = interval(chi[1:], level)
-            rows.append((chi[0], low, high))
+            rows.append((float(chi[0]), float(low), float(high)))
         columns = dict(zip(("susceptibility", "low", "high"), np.array(rows).T, strict=True))
         coords = self._clocks()
         return xr.Dataset({k: ("time", v) for k, v in columns.items()}, coords=coords, attrs=described)
@@ -374,22 +293,6 @@ class Run(Archive):
         return chosen
 
 
-def _writable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a measure's settings that a manifest can hold."""
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return {key: value for key, value in plain.items() if _is_plain(value)}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v) for v in value)
-    return isinstance(value, str | int | float | bool)
-
-
-def _listed(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _open_ends(row: dict[str, float]) -> str:
     notes = []
     for edge in EDGES:
@@ -398,20 +301,6 @@ def _open_ends(row: dict[str, float]) -> str:
         elif np.isposinf(row[edge]):
             notes.append(f"{edge} lies after the sweep")
     return "; ".join(notes)
-
-
-class _Absent:
-    """Stands for a model that cannot be loaded."""
-
-    def __init__(self, shape: tuple[int, ...], why: str) -> None:
-        self.shape = self.decoded_shape = shape
-        self._why = why
-
-    def classifier(self) -> None:
-        raise TurningpointError(self._why)
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        return x_0
 
 
 def open_run(folder: str | Path, model: Any = None) -> Run:

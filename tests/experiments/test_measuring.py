@@ -74,6 +74,81 @@ def test_questions_add_up_and_other_settings_stay(quiz):
     assert other.features() == run.features()
 
 
+def test_what_a_query_says_is_told_as_what_an_argument_says(quiz):
+    run = tp.uturn("digits", items=4, times=[0.3], **QUICK)
+    run.measure("quiz?unit=0.5", ask=-0.9, progress=None)
+    run.measure("quiz?ask=-0.8", progress=None)
+    assert run.store.attrs("readings/quiz")["settings"] == {"thresholds": [-0.9, -0.8], "unit": 0.5}
+    run.measure("quiz?unit=0.25", progress=None)
+    assert run.store.attrs("readings/quiz")["settings"] == {"thresholds": [-0.9, -0.8], "unit": 0.25}
+    run.measure("quiz", ask=[-0.8], progress=None)
+    assert run.store.attrs("readings/quiz")["told"]["ask"] == [-0.9, -0.8]
+
+
+class Failing(Quiz):
+    """Fails on the n-th batch, or does something else then."""
+
+    def __init__(self, at, then=None, **settings):
+        super().__init__(**settings)
+        self.left, self.then = at, then
+
+    def read(self, images):
+        self.left -= 1
+        if self.left == 0 and self.then is None:
+            raise tp.TurningpointError("the measure fails.")
+        if self.left == 0:
+            self.then()
+        return super().read(images)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_readings_stay_until_others_are_whole(folder, tmp_path, refuses):
+    run = tp.uturn("digits", items=4, times=[0.2, 0.4, 0.6], out=tmp_path if folder else None, **QUICK)
+    run.measure(Quiz(ask=-0.9), progress=None)
+    before = run.reading("quiz.q0")["back"].values
+    with refuses("the measure fails"):
+        run.measure(Failing(3, ask=-0.5), progress=None)
+    np.testing.assert_array_equal(run.reading("quiz.q0")["back"].values, before)
+    read = []
+    run.measure(Quiz(ask=-0.5), progress=lambda done, total, seen: read.append(seen))
+    assert read[-1] == 8  # what the failing one has read is kept: one time of three
+    assert run.store.groups("pending") == []
+    wanted = tp.uturn("digits", items=4, times=[0.2, 0.4, 0.6], **QUICK).measure(
+        Quiz(ask=-0.5), progress=None
+    )
+    np.testing.assert_array_equal(run.reading("quiz.q0")["back"], wanted.reading("quiz.q0")["back"])
+    np.testing.assert_array_equal(run.reading("quiz.moved")["back"], wanted.reading("quiz.moved")["back"])
+
+
+def test_two_measures_of_a_name_at_a_time_do_not_mix(tmp_path, refuses):
+    """While one process reads, another reads the same run with other settings, to its end."""
+    run = tp.uturn("digits", items=4, times=[0.2, 0.4, 0.6], out=tmp_path, **QUICK)
+
+    def meanwhile():
+        tp.open_run(tmp_path).measure(Quiz(ask=-0.5), progress=None)
+
+    with refuses("another process has replaced"):
+        run.measure(Failing(3, meanwhile, ask=-0.9), progress=None)
+    run = tp.open_run(tmp_path)
+    assert run.store.attrs("readings/quiz")["settings"]["thresholds"] == [-0.5]
+    wanted = tp.uturn("digits", items=4, times=[0.2, 0.4, 0.6], **QUICK).measure(
+        Quiz(ask=-0.5), progress=None
+    )
+    np.testing.assert_array_equal(run.reading("quiz.q0")["back"], wanted.reading("quiz.q0")["back"])
+
+
+def test_susceptibility_where_items_are_missing(quiz):
+    run = tp.uturn("digits", items=4, times=[0.3, 0.7], **QUICK)
+    flags = run.store.read("done").copy()
+    flags[:, :, 1] = False
+    run.store.write("done", flags)
+    found = run.measure("quiz", progress=None).susceptibility("quiz.moved")
+    assert np.isfinite(found.susceptibility.values[0])
+    assert np.isnan(found.susceptibility.values[1])
+    alone = tp.uturn("digits", items=3, times=[0.3], label=[1, 2, 3], **QUICK).measure("quiz", progress=None)
+    assert np.isnan(alone.susceptibility("quiz.moved").susceptibility.values).all()
+
+
 def test_settings_of_a_query_may_be_given_again():
     made = tp.measure("color?bins=4")
     assert made.bins == 4

@@ -130,15 +130,40 @@ def test_a_data_set_goes_on_a_uturn_with_its_labels_and_names(cats_and_dogs, ref
         run = tp.uturn(
             "digits", cats_and_dogs, per_class=5, classes="dog,cat", skip_bad=True, times=[0.4], **QUICK
         )
-    assert run.images.sizes["item"] == 9
-    assert run.data.label.values.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 1]
+    assert run.images.sizes["item"] == 10  # the next picture of its class has taken the broken one's place
+    assert run.data.label.values.tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 1, 1]
     assert str(run.images.coords["name"].values[1]).endswith("dog/0.png")
     assert run.manifest["axes"]["classes"] == ["cat", "dog"]
     (skipped,) = run.manifest["axes"]["skipped"]
     assert "3.png" in skipped
-    assert run.start.shape == (9, 1, 28, 28)
+    assert run.start.shape == (10, 1, 28, 28)
+    with pytest.warns(UserWarning, match="left out"), refuses("only 5 pictures of the class 'dog'"):
+        tp.uturn("digits", cats_and_dogs, per_class=6, skip_bad=True, times=[0.4], **QUICK)
     with refuses("accepted: 1 channels of 28x28"):
         tp.uturn("digits", cats_and_dogs / "cat", fit="exact", times=[0.4], **QUICK)
+
+
+def test_arrays_in_files_are_made_to_fit_and_bring_their_labels(tmp_path, refuses):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 3, 20, 20), dtype=np.uint8)
+    np.savez(tmp_path / "named.npz", images=pictures, labels=np.array(["dog", "cat", "dog", "cat"]))
+    run = tp.uturn("digits", tmp_path / "named.npz", times=[0.4], **QUICK)
+    assert run.start.shape == (4, 1, 28, 28)
+    assert run.manifest["axes"]["classes"] == ["cat", "dog"]
+    assert run.data.label.values.tolist() == [1, 0, 1, 0]
+    with refuses("accepted: 1 channels of 28x28"):
+        tp.uturn("digits", tmp_path / "named.npz", fit="exact", times=[0.4], **QUICK)
+    right = rng.integers(0, 256, (2, 28, 28), dtype=np.uint8)
+    for labels in (["b", "a"], [1, 0]):
+        np.savez(tmp_path / "right.npz", images=right, labels=np.array(labels))
+        run = tp.uturn("digits", tmp_path / "right.npz", times=[0.4], **QUICK)
+        assert run.data.label.values.tolist() == [1, 0]
+    np.savez(tmp_path / "half.npz", images=right, labels=np.array([0.5, 1]))
+    with refuses("a whole number or a name per image"):
+        tp.uturn("digits", tmp_path / "half.npz", times=[0.4], **QUICK)
+    np.savez(tmp_path / "one.npz", images=right, labels=np.array([-1, 1]))
+    with refuses("1 of 2 starting images come without labels"):
+        tp.uturn("digits", tmp_path / "one.npz", label="own", times=[0.4], **QUICK)
 
 
 def test_pictures_left_out_are_counted_on_the_command_line(cats_and_dogs, command):

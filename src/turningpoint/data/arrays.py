@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import TurningpointError
 from .fit import MODES, fitted
 from .imageset import ImageSet
+from .labels import labelled
 from .pictures import PictureError, read_arrays
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Arrays(ImageSet):
     ----------
     array : array, Tensor or nested sequence
         (N, C, H, W), or (N, H, W) for one channel, or (N, d) for vectors: uint8 in 0..255, or floats in [-1, 1].
-    labels : array (N,) of whole numbers, optional
+    labels : array (N,) of whole numbers or of names, optional
         A class for each.
     where : str
         What errors call it.
@@ -62,6 +63,9 @@ class Arrays(ImageSet):
         self.names = [str(i) for i in range(len(given))]
         if labels is not None:
             told = np.asarray(labels)
+            if told.dtype.kind == "U" and told.shape == (len(given),):
+                self.labels, self.classes = labelled(told.tolist())
+                return
             if told.shape != (len(given),) or not _numbers(told) or bool((told != np.floor(told)).any()):
                 raise TurningpointError(
                     f"labels have shape {told.shape} and type {told.dtype}; accepted: ({len(given)},), one whole "

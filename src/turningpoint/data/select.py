@@ -124,7 +124,7 @@ def _label(one: str | int, there: np.ndarray, names: Sequence[str]) -> int:
         return label
     present = [names[k] if k < len(names) else str(k) for k in there]
     near = difflib.get_close_matches(str(one), present, n=5, cutoff=0.4) or present[:5]
-    more = ", ..." if len(near) < len(present) else ""
+    more = " and others" if len(near) < len(present) else ""
     raise TurningpointError(
         f"classes names {one!r}, of which there is no image; accepted: {', '.join(near)}{more}."
     )

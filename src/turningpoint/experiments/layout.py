@@ -110,8 +110,10 @@ def _labels(label: Any, own: np.ndarray | None, n: int, n_classes: int | None) -
     if isinstance(label, str):
         if label != "own":
             raise TurningpointError(f"label is {label!r}; accepted: a class index, one per image, or 'own'.")
-        if own is None or (np.asarray(own) < 0).any():
-            raise TurningpointError("label is 'own', but the starting images come without labels.")
+        without = n if own is None else int((np.asarray(own) < 0).sum())
+        if without:
+            which = "the starting images come" if without == n else f"{without} of {n} starting images come"
+            raise TurningpointError(f"label is 'own', but {which} without labels.")
         label = own
     if label is None:
         return np.full(n, UNCONDITIONAL)

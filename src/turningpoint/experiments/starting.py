@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 
 from ..data import ImageSet, PictureError, open_images, select
+from ..data.arrays import Arrays
+from ..data.labels import labelled
 from ..data.pictures import read_arrays
 from ..data.select import chosen
 from ..diffusion.denoiser import Denoiser
@@ -104,15 +107,19 @@ class _Pictures(Starting):
         skip_bad: bool,
         fit: str,
         progress: Progress | None,
+        per_class: int | None = None,
     ) -> None:
         self._images, self._fit, self._shape = images, fit, model.decoded_shape
         self._is = "start" if model.shape == model.decoded_shape else "original"
         self._places: list[int] = []
         self.digests, skipped = [], []
-        total = len(images) if items is None else min(items, len(images))
+        total, counts = len(images) if items is None else min(items, len(images)), Counter[int]()
         for place in range(len(images)):
             if len(self._places) == total:
                 break
+            label = -1 if images.labels is None else int(images.labels[place])
+            if per_class is not None and counts[label] == per_class:
+                continue
             try:
                 pixels = self._read(place)
             except PictureError as error:
@@ -123,11 +130,20 @@ class _Pictures(Starting):
                 skipped.append(str(error))
                 continue
             self._places.append(place)
+            counts[label] += 1
             self.digests.append(digest(pixels))
             if progress is not None:
                 progress(len(self.digests), total, len(self.digests))
         if not self._places:
             raise TurningpointError(f"images is {images.where!r}, which holds no picture that can be used.")
+        short = {label: count for label, count in counts.items() if count < (per_class or 0)}
+        if short and total == len(images):
+            label, count = next(iter(short.items()))
+            called = images.classes[label] if label < len(images.classes) else label
+            raise TurningpointError(
+                f"per_class is {per_class}, but only {count} pictures of the class {called!r} can be used; accepted: "
+                f"at most {min(short.values())}."
+            )
         self.skipped = skipped
         self.names = [images.names[place] for place in self._places]
         if images.labels is not None:
@@ -229,17 +245,27 @@ def starting_images(
                 f"images is a set of pictures; the model {model.name!r} takes {model.decoded_shape}."
             )
         some = select(images, classes=classes, per_class=per_class)
-        return _Pictures(some, model, items, skip_bad, fit, progress)
+        if (
+            per_class is not None and skip_bad
+        ):  # where one cannot be read, the next of its class takes its place
+            there = classes if classes is not None else np.unique(np.asarray(some.labels)).tolist()
+            some = select(images, classes=there)
+        return _Pictures(some, model, items, skip_bad, fit, progress, per_class)
     array, labels = _in_memory(images, model, split)
+    if _needs_fit(array, model):
+        where = str(images) if isinstance(images, str | Path) else "an array"
+        return starting_images(
+            Arrays(array, labels, where), model, items, skip_bad, classes=classes, per_class=per_class, fit=fit,
+            progress=progress,
+        )  # fmt: skip
     array = checked(array, model)
-    if labels is not None and np.shape(labels) != (len(array),):
-        raise TurningpointError(
-            f"labels have shape {np.shape(labels)}; accepted: ({len(array)},), one per image."
-        )
-    known = None if labels is None else np.asarray(labels).astype(np.int64)
+    known, called = _labels(labels, len(array))
     if classes is not None or per_class is not None:
-        array, known = _chosen(array, known, classes, per_class)
-    return _Arrays(array[:items], None if known is None else known[:items], model)
+        places = chosen(known, called, classes, per_class)
+        array, known = array[places], None if known is None else known[places]
+    starting = _Arrays(array[:items], None if known is None else known[:items], model)
+    starting.classes = called
+    return starting
 
 
 def _in_memory(images: Any, model: Denoiser, split: str | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -253,7 +279,7 @@ def _in_memory(images: Any, model: Denoiser, split: str | None) -> tuple[np.ndar
             )
         return own[0].numpy(), None if own[1] is None else own[1].numpy()
     if isinstance(images, str | Path):
-        return read_arrays(Path(images), "images", split=split)
+        return read_arrays(Path(images).expanduser(), "images", split=split)
     if isinstance(images, Tensor):
         cpu = images.detach().cpu()
         return (cpu.float() if cpu.dtype == torch.bfloat16 else cpu).numpy(), None
@@ -265,12 +291,27 @@ def _in_memory(images: Any, model: Denoiser, split: str | None) -> tuple[np.ndar
         raise TurningpointError("images is a ragged list; accepted: an array (N, C, H, W).") from None
 
 
-def _chosen(
-    array: np.ndarray, labels: np.ndarray | None, classes: Any, per_class: int | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images of some classes, by the rule of `turningpoint.data.select`."""
-    places = chosen(labels, (), classes, per_class)
-    return array[places], None if labels is None else labels[places]
+def _needs_fit(array: np.ndarray, model: Denoiser) -> bool:
+    """Whether an array holds pictures in 8 bits of another size than the model's."""
+    shape = model.decoded_shape
+    if array.dtype != np.uint8 or len(shape) != 3 or array.ndim not in (3, 4):
+        return False
+    return array.shape[-2:] != shape[1:] and array.shape[1:] != model.shape and array.size > 0
+
+
+def _labels(labels: Any, n: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Labels (n,) of an array that came with images, and the names of classes if they were given by name."""
+    if labels is None:
+        return None, ()
+    values = np.asarray(labels).tolist() if np.shape(labels) == (n,) else [None]
+    if not all(isinstance(value, int) for value in values) and not all(
+        isinstance(value, str) for value in values
+    ):
+        raise TurningpointError(
+            f"labels have shape {np.shape(labels)} and type {np.asarray(labels).dtype}; accepted: ({n},), a whole "
+            "number or a name per image."
+        )
+    return labelled(values)
 
 
 def as_floats(pixels: np.ndarray) -> np.ndarray:

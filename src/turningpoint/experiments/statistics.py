@@ -37,6 +37,8 @@ from ..simulation.progress import shown
 from ..simulation.store import sentences
 from .starting import as_floats
 
+LOOKED_AT = 64
+"""Pictures, evenly spread, by whose pixels a data set is known; all of a smaller one."""
 CHECKPOINT = 16
 """After so many batches what has been collected is written down."""
 
@@ -216,10 +218,10 @@ class _Pictures:
         self._size: tuple[int, ...] | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What tells this data set from others: its names, and the pixels of a few of its pictures."""
+        """What tells this data set from others: its names, and the pixels of `LOOKED_AT` of its pictures."""
         n = len(self.images)
         found = hashlib.sha256("\n".join(map(str, self.images.names)).encode())
-        for i in sorted({0, n // 3, 2 * n // 3, n - 1}):
+        for i in sorted({k * (n - 1) // (LOOKED_AT - 1) for k in range(LOOKED_AT)}):
             try:
                 found.update(np.ascontiguousarray(self.images.pixels(i)).tobytes())
             except PictureError:

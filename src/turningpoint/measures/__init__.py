@@ -253,18 +253,29 @@ def measure(
             return FunctionMeasure(getattr(importlib.import_module(module), attribute), attribute, **shape)
         except (ImportError, AttributeError, ValueError) as error:
             raise TurningpointError(f"measure is {what!r}, which cannot be imported: {error}.") from None
-    known, _, query = what.partition("?")
-    factory = MEASURES[known]
-    asked: dict[str, list[Any]] = {}
-    for key, value in parse_qsl(query):
-        asked.setdefault(key, []).append(_literal(value))
-    settings = {key: values[0] if len(values) == 1 else values for key, values in asked.items()} | settings
+    known, asked = divided(what)
+    factory, settings = MEASURES[known], asked | settings
     try:
         return factory(model=model, **settings)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise TurningpointError(f"measure is {what!r} with settings {sorted(settings)}: {error}.") from None
+
+
+def divided(what: str) -> tuple[str, dict[str, Any]]:
+    """A measure's name, and the settings behind its question mark; one that is given again is a list.
+
+    >>> divided("frequency?bands=8&sharp=True")
+    ('frequency', {'bands': 8, 'sharp': True})
+    """
+    if what.startswith("python:"):
+        return what, {}
+    known, _, query = what.partition("?")
+    asked: dict[str, list[Any]] = {}
+    for key, value in parse_qsl(query):
+        asked.setdefault(key, []).append(_literal(value))
+    return known, {key: values[0] if len(values) == 1 else values for key, values in asked.items()}
 
 
 def takes(what: str | Measure | Callable[[Tensor], Any]) -> frozenset[str]:

@@ -19,6 +19,7 @@ and as attributes whose they are: the classifier's identity, the layers, the ima
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -144,18 +145,24 @@ class LayerStatistics:
             "counted": self.moments.images,
             "covered": [list(part) for part in self.covered],
             "skipped": self.skipped,
+            "sums": _digest(self.moments.sums),
         }
 
     @classmethod
     def restored(cls, attributes: Mapping[str, Any], sums: np.ndarray) -> LayerStatistics:
         """From what `attributes` and ``moments.sums`` were."""
         layers = [Layer(one["name"], one["form"], int(one["channels"])) for one in attributes["layers"]]
+        if sums.shape[2:] != (sum(layer.channels for layer in layers),) or sums.dtype != np.int64:
+            raise ValueError(f"its sums have shape {sums.shape}, which is not that of its layers")
+        if _digest(sums) != attributes["sums"]:
+            raise ValueError("its sums are not those that were written")
+        counted = [int(one["values"]) for one in attributes["layers"]]
+        if min(counted, default=0) < 0 or int(attributes["images"]["count"]) < 1:
+            raise ValueError("it counts less than nothing")
         moments = Moments(layers)
-        if sums.shape != moments.sums.shape or sums.dtype != np.int64:
-            raise ValueError(f"its sums have shape {sums.shape}, not {moments.sums.shape}")
         moments.sums += sums
         moments.images = int(attributes["counted"])
-        moments.counts += [int(one["values"]) for one in attributes["layers"]]
+        moments.counts += counted
         covered = [(int(first), int(last)) for first, last in attributes["covered"]]
         return cls(moments, attributes["classifier"], attributes["images"], covered, attributes["skipped"])
 
@@ -230,8 +237,20 @@ class LayerStatistics:
             return cls.restored(attributes, np.asarray(cast(zarr.Array, group["sums"])[...]))
         except TurningpointError:
             raise
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             raise TurningpointError(f"{said}, which is damaged ({type(error).__name__}).") from error
+
+
+def _digest(sums: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(sums).tobytes()).hexdigest()[:16]
 
 
 def begun(path: Path) -> Path:

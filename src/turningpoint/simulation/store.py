@@ -248,6 +248,27 @@ class Store:
         with sentences(self.folder):
             del self.group[name]
 
+    def replace(self, name: str, by: str) -> None:
+        """Put a group in the place of another, which goes."""
+        self._check_writable()
+        with sentences(self.folder):
+            if name in self.group:
+                del self.group[name]
+            if self.folder is not None:
+                target = self.folder / "data.zarr" / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / "data.zarr" / by).rename(target)
+                return
+            group = cast(zarr.Group, self.group[by])
+            self.annotate(name, group.attrs.asdict())
+            for key in group.array_keys():
+                array = self.array(f"{by}/{key}")
+                self.require(
+                    f"{name}/{key}", self.dims(f"{by}/{key}"), array.shape, array.chunks, str(array.dtype)
+                )
+                self.array(f"{name}/{key}")[...] = array[...]
+            del self.group[by]
+
     def has(self, name: str) -> bool:
         """Whether there is an array or a group of this name."""
         return name in self.group

@@ -22,7 +22,6 @@ import numpy as np
 from ..errors import TurningpointError
 from .bootstrap import weights
 
-
 ROUNDING = 1e-12
 """Of the largest squares of a field: a variance below it is what is left of differences of equal numbers."""
 
