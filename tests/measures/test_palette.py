@@ -124,7 +124,7 @@ def test_pieces_do_not_show(monkeypatch):
 def test_readings_are_as_declared():
     palette = measure("palette")
     found = palette.read(plain("red", "green", "blue"))
-    assert palette.by_default
+    assert not palette.by_default
     assert [reading.name for reading in palette.readings] == list(found) == ["dominant", "shares", "mean"]
     assert palette.readings[0].values == TERMS
     assert found["dominant"].dtype == np.int64

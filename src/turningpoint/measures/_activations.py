@@ -234,6 +234,8 @@ def layers_of(
         )
     asked = [patterns] if isinstance(patterns, str) else classifier.layers if patterns is None else patterns
     asked = [part.strip() for text in asked for part in str(text).split(",") if part.strip()]
+    if patterns is not None and not asked:
+        raise TurningpointError(f"{argument} is {patterns!r}; accepted: names of layers, or patterns.")
     found = matching(network, asked, argument)
     names = list(dict.fromkeys(name for hits in found for name in hits if name != LOGITS))
     twice = torch.cat([prepared[:1], prepared[:1]])

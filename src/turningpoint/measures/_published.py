@@ -70,7 +70,7 @@ class Published:
                 f"{argument} is {self.where!r}, which is neither a folder nor a repository of the hub that can be "
                 "reached; accepted: the folder of a network of transformers, or owner/name."
             ) from None
-        self.config = read_json(self.folder / "config.json")
+        self.config = self._made("config.json", lambda: read_json(self.folder / "config.json"))
 
     def _refused(self, why: str) -> TurningpointError:
         return TurningpointError(f"{self.argument} is {self.where!r}, which cannot be read: {why}.")
@@ -80,7 +80,8 @@ class Published:
             with quiet("transformers"):
                 return make()
         except TurningpointError as error:
-            raise self._refused(str(error).rstrip(".")) from None
+            why = str(error).removeprefix(f"{self.argument} is {self.where!r}, which cannot be read: ")
+            raise self._refused(why.rstrip(".")) from None
         except Exception as error:  # whatever a library makes of a stranger's file
             raise self._refused(f"its {what}: {reason(error)}") from None
 

@@ -10,6 +10,7 @@ Graphs that take their channels last are recognised by their shape.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,9 @@ def load(
     try:
         session = runtime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # classes of onnxruntime's own, without a common one
-        raise TurningpointError(f"{who} cannot be read ({reason(error)}); accepted: an ONNX file.") from None
+        said = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", str(error))
+        why = reason(RuntimeError(said))
+        raise TurningpointError(f"{who} cannot be read ({why}); accepted: an ONNX file.") from None
     taken = session.get_inputs()
     if len(taken) != 1 or len(taken[0].shape) != 4 or taken[0].type not in TYPES:
         shapes = ", ".join(f"{one.type} {one.shape}" for one in taken)

@@ -73,7 +73,7 @@ def adopted(network: Any, device: torch.device, name: str = "", **settings: Any)
         return network
     if not callable(network):
         raise TurningpointError(
-            f"classifier is {name!r} of type {type(network).__name__}; accepted: a name, an ImageClassifier, a "
+            f"classifier is {network!r} of type {type(network).__name__}; accepted: a name, an ImageClassifier, a "
             "network, or a function from images (B, C, H, W) in [-1, 1] to logits (B, K)."
         )
     unknown = sorted(set(settings) - set(Steps.__dataclass_fields__))
