@@ -229,6 +229,33 @@ def test_clones_that_would_part_at_one_step_are_warned_of():
         tp.clone("digits", 1, times=[0.48, 0.5, 0.75], steps=4, progress=None)
 
 
+def test_another_models_run_gives_its_pictures_and_not_its_latents(refuses):
+    letters, other = Letters(), Letters()
+    other.schedule = tp.EDM()
+    assert other.shape == letters.shape
+    base = tp.generate(letters, 3, prompt="aa", steps=3, progress=None)
+    own = tp.uturn(letters, base, prompt="aa", times=[0.5], **QUICK)
+    np.testing.assert_array_equal(own.start_latents, base.latents)
+    run = tp.uturn(other, base, prompt="aa", logsnr=[0.0], **QUICK)
+    np.testing.assert_array_equal(run.original, base.images)
+    start = other.decode(other.encode(torch.from_numpy(base.images.values)))
+    np.testing.assert_array_equal(run.start, start)
+    with refuses("images is a run of 'letters', whose images have shape \\(1, 4, 4\\)"):
+        tp.uturn("digits", base, times=[0.5], **QUICK)
+
+
+def test_another_prompt_is_named(tmp_path, refuses):
+    settings = {"times": [0.5], "out": tmp_path / "u", **QUICK}
+    latents = np.zeros((2, 1, 2, 2), np.float32)
+    tp.uturn(Letters(), latents, prompt="aa", **settings)
+    with refuses("these settings differ: prompt"):
+        tp.uturn(Letters(), latents, prompt="bb", **settings)
+    settings["out"] = tmp_path / "c"
+    tp.clone(Letters(), 2, prompt="aa", **settings)
+    with refuses("these settings differ: prompt"):
+        tp.clone(Letters(), 2, prompt="bb", **settings)
+
+
 def test_a_latent_run_of_pictures_can_be_refined():
     pictures = np.random.default_rng(0).uniform(-1, 1, (6, 1, 4, 4)).astype(np.float32)
     run = tp.uturn(Letters(), pictures, prompt="aa", times=[0.1, 0.9], **QUICK).measure(

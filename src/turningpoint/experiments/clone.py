@@ -43,6 +43,7 @@ from .generate import FROM_NOISE
 from .layout import (
     check_guidance,
     conditions_of,
+    differing,
     joined_axes,
     lay_out_conditions,
     lay_out_latents,
@@ -168,7 +169,7 @@ def clone(
         lay_out_records(run_store, path, setup.schedule)
     units = _units(run_store, axes, conditions, visited, renoise, bool(shared_noise), path)
     with shown(progress, "clones") as bar:
-        _simulate(run_store, units, setup.engine(batch, noise), bar)
+        _simulate(run_store, units, setup.engine(batch, noise), n, bar)
     return Run(run_store, setup.base)
 
 
@@ -208,9 +209,11 @@ def _joined(
     known = store.reload()["axes"]
     place = str(store.folder or "memory")
     n = min(known["items"], asked["items"])
-    if known["first_item"] != asked["first_item"] or spelled_out(known)[:n] != conditions[:n]:
+    told = spelled_out(known)[:n]
+    differ = differing(told, conditions[:n]) + ["first_item"] * (known["first_item"] != asked["first_item"])
+    if differ:
         raise TurningpointError(
-            f"out is {place!r}, which holds another run; these settings differ: first_item, or labels."
+            f"out is {place!r}, which holds another run; these settings differ: {', '.join(differ)}."
         )
     joined = joined_axes(store, asked, extend)
     return joined, spelled_out(joined)
@@ -306,9 +309,12 @@ def _trees(
     return make
 
 
-def _simulate(store: Store, units: Sequence[Unit], engine: Engine, progress: Progress | None) -> None:
+def _simulate(
+    store: Store, units: Sequence[Unit], engine: Engine, trunks: int, progress: Progress | None
+) -> None:
     """Simulate the units that are not done, writing the trunks' ends and the clones'."""
-    engine.batch = min(engine.batch, max(SMALLEST_BATCH, sum(unit.size for unit in units)))
+    # all at once at most: with few trunks slots stand empty at first, but no walk waits for one
+    engine.batch = min(engine.batch, max(SMALLEST_BATCH, trunks + sum(unit.size for unit in units)))
 
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
         trunks = [f for f in finished if f.walk.branches]

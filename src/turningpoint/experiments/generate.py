@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..archive import spelled_out
 from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
@@ -23,6 +24,7 @@ from ..simulation.walk import FromNoise, Record, Walk
 from .layout import (
     check_guidance,
     conditions_of,
+    differing,
     lay_out_conditions,
     lay_out_latents,
     lay_out_records,
@@ -129,7 +131,10 @@ def generate(
     axes = {"items": n, "first_item": first_item, "condition": summarised(conditions)}
     run_store, known = find_or_create(out, "generate", settings, axes, command)
     if known != axes:
-        raise TurningpointError(f"out is {str(out)!r}, which holds another run; its images or labels differ.")
+        differ = differing(spelled_out(known), conditions) or ["first_item"]
+        raise TurningpointError(
+            f"out is {str(out)!r}, which holds another run; these settings differ: {', '.join(differ)}."
+        )
     chunk, inner = min(CHUNK, n), setup.base.decoded_shape
     with run_store.exclusive():
         attrs = {**packing(store), "range": "[-1, 1]"}

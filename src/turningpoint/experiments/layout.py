@@ -84,7 +84,9 @@ def conditions_of(
 def check_guidance(guidance: float | None, label: Any, prompt: Any, negative_prompt: Any) -> None:
     """One sentence if there is nothing to be guided by, or no guidance that a negative prompt is for."""
     if guidance is not None and label is None and prompt is None:
-        raise TurningpointError(f"guidance is {guidance}, but no label or prompt is given to be guided by.")
+        raise TurningpointError(
+            f"guidance is {guidance}, but no label or prompt is given to be guided by; accepted: with one of them."
+        )
     if guidance is None and negative_prompt is not None:
         raise TurningpointError(
             f"negative_prompt is {negative_prompt!r} without guidance, which moves away from it; accepted: both."
@@ -129,6 +131,18 @@ def _labels(label: Any, own: np.ndarray | None, n: int, n_classes: int | None) -
     if values.size not in (1, n):
         raise TurningpointError(f"label holds {values.size} classes for {n} images.")
     return np.broadcast_to(whole.ravel(), n)
+
+
+def differing(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[str]:
+    """In what two lists of conditions differ: ``label``, ``prompt``, ``negative_prompt``.
+
+    >>> differing([{"prompt": "car"}], [{"prompt": "bus"}])
+    ['prompt']
+    """
+    keys = sorted(
+        {key for a, b in zip(old, new, strict=False) for key in {*a, *b} if a.get(key) != b.get(key)}
+    )
+    return keys or (["the number of images"] if len(old) != len(new) else [])
 
 
 def summarised(conditions: list[dict[str, Any]]) -> Any:

@@ -169,9 +169,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{name}.")
+        elif a != b and key == "record":
+            found.append(f"what is recorded ({_recorded(a)}, now {_recorded(b)})")
         elif a != b:
             found.append(f"{name} ({a}, now {b})")
     return found
+
+
+def _recorded(records: Sequence[Mapping[str, Any]] | None) -> str:
+    return ", ".join(str(record["name"]) for record in records or ()) or "nothing"
 
 
 def find_or_create(

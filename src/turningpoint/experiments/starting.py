@@ -166,9 +166,11 @@ class OfRun(Starting):
         Of a run.
     items : int, optional
         Take the first ones only.
+    pictures_as : str, optional
+        Take its pictures only, as ``start`` or as the ``original`` of what they are to be.
     """
 
-    def __init__(self, store: Store, items: int | None = None) -> None:
+    def __init__(self, store: Store, items: int | None = None, pictures_as: str | None = None) -> None:
         self._store = store
         pairs = (
             {"start": "start", "latents": "start_latents", "original": "original"}
@@ -178,7 +180,10 @@ class OfRun(Starting):
         self._arrays = {what: name for what, name in pairs.items() if store.has(name)}
         axes = store.manifest["axes"]
         n = axes["items"] if items is None else min(items, axes["items"])
-        self.digests = list(axes.get("image_digests", []))[:n] or self._digests(n)
+        known = list(axes.get("image_digests", []))[:n]
+        if pictures_as is not None:
+            self._arrays, known = {pictures_as: pairs["start"]}, []
+        self.digests = known or self._digests(n)
         self.labels = store.read("label")[:n] if "image_digests" in axes and store.has("label") else None
         self.names, self.classes = list(axes.get("names", []))[:n], tuple(axes.get("classes", ()))
 
@@ -186,7 +191,8 @@ class OfRun(Starting):
         found: list[str] = []
         for first in range(0, n, CHUNK):
             block = self.block(first, min(first + CHUNK, n))
-            known = block.start if block.latents is None else block.latents
+            known = block.latents if block.latents is not None else block.start
+            known = known if known is not None else block.original
             assert known is not None
             found += [digest(x) for x in known]
         return found
@@ -194,6 +200,26 @@ class OfRun(Starting):
     def block(self, first: int, stop: int) -> Block:
         rows = (slice(first, stop),)
         return Block(**{what: self._store.read(name, rows) for what, name in self._arrays.items()})
+
+
+def of_run(store: Store, model: Denoiser, fingerprint: str, items: int | None = None) -> OfRun:
+    """The images of a run: as they are for its own model, and as pictures for another one.
+
+    Raises
+    ------
+    TurningpointError
+        If they have another shape than the model's.
+    """
+    known = store.manifest["settings"]["model"]
+    if known["fingerprint"] == fingerprint:
+        return OfRun(store, items)
+    shape = store.array("start" if store.has("start") else "images").shape[1:]
+    if shape != model.decoded_shape:
+        raise TurningpointError(
+            f"images is a run of {known['name']!r}, whose images have shape {shape}; accepted by {model.name!r}: "
+            f"{model.decoded_shape}."
+        )
+    return OfRun(store, items, "start" if model.shape == model.decoded_shape else "original")
 
 
 def starting_images(

@@ -34,6 +34,7 @@ from .generate import generate as generate_images
 from .layout import (
     check_guidance,
     conditions_of,
+    differing,
     joined_axes,
     lay_out_conditions,
     lay_out_latents,
@@ -54,7 +55,7 @@ from .planning import (
     refuse_another,
     simulate,
 )
-from .starting import OfRun, Starting, coded, completed, starting_images
+from .starting import OfRun, Starting, coded, completed, of_run, starting_images
 from .times import turn_times
 
 STEPS = 50
@@ -213,7 +214,7 @@ def uturn(
             record=(Record("state", visited, "trajectory"),) if trajectories else (),
         )  # fmt: skip
     if isinstance(images, Run):
-        starting: Starting = OfRun(images.store, items)
+        starting: Starting = of_run(images.store, setup.base, settings["model"]["fingerprint"], items)
     else:
         limit = items if images is not None else items or DEFAULT_ITEMS
         with shown(progress, "reading pictures", "pictures", "pictures/s") as bar:
@@ -270,14 +271,13 @@ def _joined(
         )
     n = min(known["items"], asked["items"])
     told = spelled_out(known)
-    for what, differ in (
-        ("images", known["image_digests"][:n] != asked["image_digests"][:n]),
-        ("conditions", told[:n] != conditions[:n]),
-    ):
-        if differ:
-            raise TurningpointError(
-                f"out is {place!r}, which holds another run; these settings differ: starting {what}."
-            )
+    differ = differing(told[:n], conditions[:n])
+    if known["image_digests"][:n] != asked["image_digests"][:n]:
+        differ = ["starting images", *differ]
+    if differ:
+        raise TurningpointError(
+            f"out is {place!r}, which holds another run; these settings differ: {', '.join(differ)}."
+        )
     joined = joined_axes(store, asked, extend)
     kept = store.read("label") if store.has("label") else None
     if asked["items"] < known["items"]:

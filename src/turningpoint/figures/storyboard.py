@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
-from .style import FAINT, INK, MUTED, WIDTH, brief, style
+from .style import FAINT, INK, MUTED, WIDTH, fitted, style
 from .thumbnails import (
     UNSEEN,
     category_colors,
@@ -92,12 +92,13 @@ def storyboard(
     block = copies * fall - (fall - height)
     head, gap = 0.62, 0.26
     entries = legend_entries(colors, names)
-    foot = 0.34 if entries else MARGIN
-    lines = _lines(entries, feature) if entries else 0
-    tall = head + len(start) * block + (len(start) - 1) * gap + foot + 0.16 * max(lines - 1, 0)
     left = MARGIN + first + LEAD
+    wide = max(left + step * len(columns), 4.6)
+    key = legend(entries, feature, left, wide - MARGIN)
+    foot = 0.34 + key.height if entries else MARGIN
+    tall = head + len(start) * block + (len(start) - 1) * gap + foot
     with style():
-        figure = Figure(figsize=(max(left + step * len(columns), 4.6), tall))
+        figure = Figure(figsize=(wide, tall))
         axes = inches(figure)
         centres = [left + k * step + width / 2 for k in range(len(columns))]
         size = min(7.0, 19 * step)
@@ -116,15 +117,13 @@ def storyboard(
             big = first * height / width
             box = (MARGIN, top + (block - big) / 2, first, big)
             place(axes, thumbnail(start[i], 2 * PIXELS), box, _color(own[i], colors))
-            name = brief(category_name(own[i], names), 20)
+            name = fitted(category_name(own[i], names), first + 2 * MARGIN - 0.04, 7)
             axes.text(MARGIN + first / 2, box[1] + big + 0.05, name, ha="center", va="top", size=7)
             for r in range(copies):
                 for k, c in enumerate(columns):
                     cell = (left + k * step, top + r * fall, width, height)
                     place(axes, thumbnail(images[i, r, c], PIXELS), cell, _color(seen[i, r, c], colors))
-        if entries:
-            y = head + len(start) * block + (len(start) - 1) * gap + 0.2
-            legend(axes, entries, left, y, figure.get_figwidth() - MARGIN, f"{feature} seen:")
+        key.write(axes, left, tall - foot + 0.2)
     return figure
 
 
@@ -190,10 +189,3 @@ def _sizes(shape: tuple[int, ...], copies: int, columns: int) -> tuple[float, fl
     room = WIDTH - 2 * MARGIN - LEAD
     width = min(LARGEST, room / (scale + 1.16 * columns), (room - 0.085 * columns) / (scale + columns))
     return scale * width, width, width * ratio
-
-
-def _lines(entries: Sequence[tuple[str, Any]], feature: str) -> int:
-    """How many lines the legend may need."""
-    room = 4.2
-    wide = sum(0.3 + 0.058 * len(name) for name, _ in entries)
-    return 1 + int(wide / (room - 0.058 * len(feature)))

@@ -125,6 +125,33 @@ def brief(text: object, width: int) -> str:
     return line if len(line) <= width else textwrap.shorten(line, width, placeholder="…") or line[:width]
 
 
+def inches_wide(text: str, size: float, weight: str = "normal") -> float:
+    """How wide a line of text of a size in points is drawn, in inches.
+
+    >>> inches_wide("one", 7.0) < inches_wide("one", 7.0, "bold") < inches_wide("one and two", 7.0)
+    True
+    """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family=RC["font.family"], weight=weight, size=size)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+
+
+def fitted(text: object, room: float, size: float) -> str:
+    """A user's string on one line that is no wider than ``room`` inches.
+
+    >>> fitted("alternative number 3", 0.8, 7.0)
+    'alternative…'
+    """
+    line = " ".join(str(text).split())
+    width = len(line)
+    while width > 1 and inches_wide(line, size) > room:
+        width -= 1
+        line = brief(text, width)
+    return line
+
+
 def number(value: float, digits: int = 2) -> str:
     """A number for readers: a true minus sign, no negative zero, infinities as such.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
-from .style import INK, MUTED, PALETTE, brief, number
+from .style import INK, MUTED, PALETTE, brief, inches_wide, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,9 @@ COLORS = (*PALETTE.values(), "#332288", "#999933", "#882255")
 """Of categories: the palette, then three of Tol's muted colours; further categories share `OTHER`."""
 
 OTHER = "#9a9a9a"
+
+SIZE, LINE = 7.0, 0.16
+"""Of a legend: points of its letters, inches from line to line."""
 
 RIM = 0.018
 """Inches of white between a thumbnail and its frame, so that a dark frame is seen around a dark image."""
@@ -159,21 +163,58 @@ def legend_entries(
     return entries + [(f"{others} other{'s' * (others != 1)}", OTHER)] * (others > 0)
 
 
-def legend(
-    axes: Axes, entries: Sequence[tuple[str, str]], x: float, y: float, right: float, title: str
-) -> float:
-    """Write a legend of frames into axes whose unit is an inch, y downwards; returns where its last line stands."""
-    size, line = 7.0, 0.16
-    axes.text(x, y, title, size=size, color=MUTED, va="center")
-    left = at = x + 0.058 * len(title) + 0.15
-    for name, color in entries:
-        wide = 0.16 + 0.058 * len(name) + 0.14
-        if at + wide > right and at > left:
-            at, y = left, y + line
-        axes.plot([at], [y], "s", markersize=5, mfc="none", mec=color, mew=1.5, clip_on=False)
-        axes.text(at + 0.08, y, name, size=size, color=INK, va="center")
-        at += wide
-    return y
+@dataclass(frozen=True)
+class Legend:
+    """Frames with their names, laid out in lines that end before ``right``.
+
+    Attributes
+    ----------
+    title : str
+    entries : tuple of (float, int, str, str)
+        Inches from the left of the page, line, name and colour of each.
+    lines : int
+        How many there are; none without entries.
+    """
+
+    title: str
+    entries: tuple[tuple[float, int, str, str], ...]
+    lines: int
+
+    @property
+    def height(self) -> float:
+        """Inches from the middle of the first line to the middle of the last."""
+        return LINE * max(self.lines - 1, 0)
+
+    def write(self, axes: Axes, x: float, y: float) -> None:
+        """Write it into axes whose unit is an inch, y downwards; ``y`` is the middle of the first line."""
+        if not self.entries:
+            return
+        axes.text(x, y, self.title, size=SIZE, color=MUTED, va="center")
+        for at, line, name, color in self.entries:
+            here = y + LINE * line
+            axes.plot([at], [here], "s", markersize=5, mfc="none", mec=color, mew=1.5, clip_on=False)
+            axes.text(at + 0.08, here, name, size=SIZE, color=INK, va="center")
+
+
+def legend(entries: Sequence[tuple[str, str]], feature: str, x: float, right: float) -> Legend:
+    """Lay out a legend between ``x`` and ``right``, in inches: entries stand beside its title, or else below it.
+
+    >>> legend([("red", "#d62728"), ("a city by the sea", "#0072B2")], "color", 0.3, 2.0).lines
+    2
+    """
+    title = f"{brief(feature, 24)} seen:"
+    wide = [0.12 + inches_wide(name, SIZE) for name, _ in entries]
+    left, line = x + inches_wide(title, SIZE) + 0.2, 0
+    if entries and left + max(wide) > right:
+        left, line = x + 0.06, 1
+    at = left
+    placed = []
+    for (name, color), w in zip(entries, wide, strict=True):
+        if at + w > right and at > left:
+            at, line = left, line + 1
+        placed.append((at, line, name, color))
+        at += w + 0.18
+    return Legend(title, tuple(placed), line + 1 if entries else 0)
 
 
 def place(axes: Axes, pixels: np.ndarray, box: tuple[float, float, float, float], color: str | None) -> None:

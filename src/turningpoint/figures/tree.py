@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..diffusion.schedule import Schedule
 from .storyboard import checked_categories
-from .style import FAINT, INK, MUTED, WIDTH, brief, clock_name, clocks, direction, style
+from .style import FAINT, INK, MUTED, WIDTH, brief, clock_name, clocks, direction, fitted, style
 from .thumbnails import (
     COLUMNS,
     UNSEEN,
@@ -38,7 +38,9 @@ PIXELS = 96
 PAGE, SMALLEST, LARGEST = 8.6, 0.28, 0.44
 """Inches: of all rows together, and of a thumbnail's height."""
 LEFT, RIGHT, HEAD, FOOT = 0.3, 0.62, 0.5, 0.78
-"""Inches around the rows of thumbnails."""
+"""Inches around the rows of thumbnails; RIGHT is of the numbers that agree, below them is one line of legend."""
+SHADE = 1.75
+"""Inches at the right of the legend's first line, for the window's name."""
 EDGE = 0.06
 """Of the sweep, drawn on either side of it."""
 APART = 0.035
@@ -108,13 +110,15 @@ def tree(
     block = (len(columns) + 1) * fall
     gap = 0.2
     tall = trunks * block + (trunks - 1) * gap
+    shaded = window is not None and math.isfinite(window["centre"])
     entries = legend_entries(colors, names)
+    key = legend(entries, feature, LEFT, WIDTH - (SHADE + 0.15 if shaded else 0.1))
     with style():
-        foot = FOOT if entries else 0.5
+        foot = FOOT + key.height if entries or shaded else 0.5
         size = WIDTH, HEAD + tall + foot
         figure = Figure(figsize=size)
         clock = figure.add_axes((LEFT / WIDTH, foot / size[1], (right - LEFT) / WIDTH, tall / size[1]))
-        _clock(clock, sweep, margin, schedule, window)
+        _clock(clock, sweep, margin, schedule, window if shaded else None)
         axes = inches(figure)
         scale = (right - LEFT) / (sweep[1] - sweep[0] + 2 * margin)
 
@@ -129,8 +133,8 @@ def tree(
             place(
                 axes, thumbnail(start[i], PIXELS), (right + 0.04, top, wide, high), color if colors else None
             )
-            name = brief(category_name(own[i], names), 14)
-            axes.text(right + wide + 0.13, y, f"trunk {name}".strip(), va="center", size=6.5, weight="bold")
+            name = f"trunk {brief(category_name(own[i], names), 24)}".strip()
+            axes.text(LEFT + 0.03, y - 0.03, name, va="bottom", size=6.5, weight="bold", zorder=6)
             if entries:
                 axes.text(WIDTH - 0.08, y, "agree", ha="right", va="center", size=6.5, color=MUTED)
             for row, (c, level) in enumerate(zip(columns, levels, strict=True), start=1):
@@ -149,11 +153,11 @@ def tree(
                     WIDTH - 0.08, shelf + high / 2, note, ha="right", va="center", size=6.5, color=MUTED
                 )
         base = HEAD + tall + 0.62
-        if entries:
-            base = legend(axes, entries, LEFT, base, WIDTH - 1.9, f"{feature} seen:")
-        if clock.patches:
-            axes.add_patch(Rectangle((WIDTH - 1.75, base - 0.05), 0.16, 0.1, color=FAINT, linewidth=0))
-            axes.text(WIDTH - 1.53, base, f"window of {brief(feature, 18)}", size=7, color=MUTED, va="center")
+        key.write(axes, LEFT, base)
+        if shaded:
+            axes.add_patch(Rectangle((WIDTH - SHADE, base - 0.05), 0.16, 0.1, color=FAINT, linewidth=0))
+            name = fitted(f"window of {feature}", SHADE - 0.3, 7)
+            axes.text(WIDTH - SHADE + 0.22, base, name, size=7, color=MUTED, va="center")
     return figure
 
 
@@ -212,7 +216,7 @@ def _clock(
     clocks(axes, schedule, sweep)
     axes.set_title(clock_name(schedule), loc="center", size=8, weight="normal", color=MUTED, pad=14)
     direction(axes)
-    if window is not None and math.isfinite(window["centre"]):
+    if window is not None:
         low, high = (float(np.clip(window[edge], *axes.get_xlim())) for edge in ("start", "end"))
         axes.axvspan(low, high, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
 

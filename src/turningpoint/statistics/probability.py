@@ -117,6 +117,8 @@ def averaged(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The mean over items of (N, T) and the ends of its bootstrap interval; NaN where no item has a value.
 
+    The ends are NaN, too, where items with a value are so few that they are missing from many bootstrap samples.
+
     Parameters
     ----------
     values : array (N, T)
@@ -130,5 +132,5 @@ def averaged(
         sums = [(w @ np.where(there, values, 0), w @ there.astype(float)) for w in in_blocks(weights)]
         means = np.concatenate([total / count for total, count in sums])
     low, high = interval(means[1:], level)
-    gap = np.isnan(means[0])
+    gap = np.isnan(means[0]) | np.isinf(low) | np.isinf(high)
     return means[0], np.where(gap, np.nan, low), np.where(gap, np.nan, high)
