@@ -1,7 +1,10 @@
-"""Exports: files hold what the run does, the index says what each is, nothing is overwritten or done twice."""
+"""Exports: files hold what the run does, the index says what each is, nothing is overwritten, mixed or done twice."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +140,8 @@ def test_names_labels_and_prompts(tmp_path):
 
 
 def _tree(folder):
-    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir() if p.name != "index.csv"}
+    about = ("index.csv", "run.json")
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir() if p.name not in about}
 
 
 def test_files_that_are_there_are_left_and_new_ones_added(run, tmp_path):
@@ -173,19 +177,19 @@ def test_an_interrupted_export_is_continued(run, tmp_path, monkeypatch):
         export(run, tmp_path / "torn", **QUICK)
     assert len(list((tmp_path / "torn").iterdir())) == 5, "no torn file is left, not even a hidden one"
     table = export(run, tmp_path / "torn", **QUICK)
-    assert table.attrs == {"written": 10, "kept": 5, "left_out": 0}
+    assert table.attrs == {"written": 11, "kept": 4, "left_out": 0}
     export(run, tmp_path / "whole", **QUICK)
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "torn" / path.name).read_bytes()
 
 
 def test_another_content_is_never_overwritten(run, tmp_path, refuses):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "item0000_start.png").write_bytes(b"a user's")
+    with refuses("where 'item0000_start.png' is something else; accepted: a new folder"):
+        export(run, tmp_path / "own", **QUICK)
+    assert (tmp_path / "own" / "item0000_start.png").read_bytes() == b"a user's"
     export(run, tmp_path / "a", **QUICK)
-    other = _digits(seed=1)
-    before = _tree(tmp_path / "a")
-    with refuses("where 'item0000_t0.30_copy0.png' is something else; accepted: a new folder"):
-        export(other, tmp_path / "a", **QUICK)
-    assert _tree(tmp_path / "a") == before
     torn = tmp_path / "a" / "item0000_start.png"
     torn.write_bytes(torn.read_bytes()[:50])
     with refuses("'item0000_start.png' is something else"):
@@ -196,13 +200,137 @@ def test_another_content_is_never_overwritten(run, tmp_path, refuses):
     with refuses("'item0000_start.npy' is something else"):
         export(run, tmp_path / "n", format="npy", **QUICK)
     (tmp_path / "b").mkdir()
-    for text in ("country,size\nfr,3\n", "", "\x00"):
+    words = "file,what,item,replicate,t,exact\nindex.csv,images,a,b,c,d\n"
+    for text in ("country,size\nfr,3\n", "", "\x00", words, words.replace("a,b,c,d", ",0,0.3,True")):
         (tmp_path / "b" / "index.csv").write_text(text)
         with refuses("'index.csv' is not that of an export"):
             export(run, tmp_path / "b", **QUICK)
     (tmp_path / "c").write_text("")
     with refuses("where a file stands"):
         export(run, tmp_path / "c", **QUICK)
+
+
+# ---- of which run a folder is
+
+
+def _all(folder):
+    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir()}
+
+
+def _told(prompt=None, **settings):
+    """A run of one image: what it holds follows from its settings."""
+    return _digits(**({"items": 1, "times": [0.3], "replicates": 1, "label": prompt} | settings))
+
+
+@pytest.mark.parametrize(
+    ("other", "differ"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"steps": 4}, "grid.steps"),
+        ({"prompt": 3}, "starting images, labels or prompts"),
+        ({"images": np.zeros((1, 1, 28, 28), np.float32)}, "starting images, labels or prompts"),
+        ({"first_item": 1}, "first_item"),
+        ({"store": "uint8"}, "store"),
+    ],
+)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_folder_takes_the_files_of_one_run(tmp_path, refuses, other, differ, interrupted):
+    export(_told(), tmp_path / "out", "images", **QUICK)
+    if interrupted:
+        (tmp_path / "out" / "index.csv").unlink()
+    before = _all(tmp_path / "out")
+    run = _told(**other, times=[0.6], out=tmp_path / "second")
+    match = f"files of a run in memory, not of the run in '{tmp_path / 'second'}'; these differ: {differ}; accepted"
+    with refuses(match):
+        export(run, tmp_path / "out", "images", **QUICK)
+    assert _all(tmp_path / "out") == before
+
+
+def test_another_kind_of_run_and_runs_merged_in_another_order(tmp_path, refuses):
+    export(_told(), tmp_path / "a", **QUICK)
+    with refuses("these differ: .*kind"):
+        export(tp.generate("digits", 1, steps=3, **QUICK), tmp_path / "a", **QUICK)
+    runs = [_told(seed=seed, out=tmp_path / f"seed{seed}") for seed in (0, 1)]
+    export(tp.merge(runs), tmp_path / "b", replicates=[0], **QUICK)
+    with refuses("these differ: merged; accepted"):
+        export(tp.merge(runs[::-1]), tmp_path / "b", replicates=[1], **QUICK)
+
+
+def test_a_run_stays_the_same_as_it_grows_is_measured_moved_and_copied(tmp_path):
+    images = tp.load("digits").starting_images()[0][:3]
+    small = {"images": images[:2], "items": None, "times": [0.3], "replicates": 1, "label": 4}
+    export(_digits(**small, out=tmp_path / "run"), tmp_path / "out", **QUICK)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    grown = {"images": images, "label": [4, 4, 5], "times": [0.3, 0.6], "replicates": 2, "extend": True}
+    run = _digits(**(small | grown), out=tmp_path / "run").measure(Ink())
+    table = export(run, tmp_path / "out", **QUICK)
+    assert table.attrs == {"written": 1 + 2 * 4 - 2 + 4, "kept": 2 + 2, "left_out": 0}
+    (tmp_path / "run").rename(tmp_path / "moved")
+    before = _tree(tmp_path / "out")
+    run = tp.open_run(tmp_path / "moved")
+    again = export(run, tmp_path / "out", **QUICK)
+    assert again.attrs["kept"] == len(again) == 3 + 3 * 4
+    assert _tree(tmp_path / "out") == before
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["run"] == str(tmp_path / "moved")
+
+    # the copy lacks an item, a time and a replicate of files that are there
+    copied = export(tp.open_run(tmp_path / "copy"), tmp_path / "out", **QUICK)
+    assert copied.attrs == {"written": 0, "kept": 4, "left_out": 0}
+    columns = ["file", "what", "item", "replicate", "t", "exact", "logsnr", "told_label"]
+    pd.testing.assert_frame_equal(copied[columns], again[columns], check_dtype=False)
+    lacking = ~copied.file.isin([f"item000{k}_{end}.png" for k in (0, 1) for end in ("start", "t0.30_copy0")])
+    assert copied.ink[lacking].tolist() == again.ink[lacking].tolist()
+    last = export(run, tmp_path / "out", **QUICK)
+    pd.testing.assert_frame_equal(last, again)
+    assert len(json.loads((tmp_path / "out" / "run.json").read_text())["items"]) == 3
+
+
+def test_one_model_by_two_names_is_one_run(tmp_path):
+    run = _told()
+    export(run, tmp_path, **QUICK)
+    run.manifest["settings"]["model"]["name"] = "digits-by-another-name"
+    assert export(run, tmp_path, **QUICK).attrs["kept"] == 2
+
+
+def test_folders_that_do_not_say_of_which_run_they_are(run, tmp_path, refuses):
+    export(run, tmp_path / "a", "start", **QUICK)
+    whose = tmp_path / "a" / "run.json"
+    for text in ("{", "[]", '{"run": "fast"}', "[" * 100_000, "\xff"):
+        whose.write_text(text, encoding="latin-1")
+        with refuses("'run.json' is not that of an export; accepted: a new folder"):
+            export(run, tmp_path / "a", **QUICK)
+    whose.unlink()
+    with refuses("'index.csv' stands there without the 'run.json'"):
+        export(run, tmp_path / "a", **QUICK)
+    for name in ("run.json", "index.csv"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with refuses(f"'{name}' is not that of an export"):
+            export(run, tmp_path / name, **QUICK)
+
+
+def test_folders_that_cannot_be(run, tmp_path, refuses, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    for folder, match in {
+        "n" * 300: "a name too long for the disk; accepted: a shorter one",
+        "a/" + "n" * 300: "a name too long",
+        "/proc/x": "which is not there and cannot be made; accepted: a folder you may write to",
+        "loop/x": "which is not there and cannot be made",
+        "": "out is ''; accepted: a folder",
+        "a\0b": "accepted: a folder",
+        None: "out is None; accepted: a folder",
+        7: "out is 7; accepted: a folder",
+    }.items():
+        with refuses(match):
+            export(run, folder, "start", **QUICK)
+    assert not {p.name for p in tmp_path.iterdir()} - {"loop", "a"}
+    assert export(run, ".", "start", **QUICK).attrs["written"] == 3, "the working directory, if it is named"
+
+
+@pytest.mark.parametrize("given", ["runs/car", Path("runs/car"), None, 3])
+def test_what_is_no_run(tmp_path, refuses, given):
+    with refuses("run is .*; accepted: a Run, as open_run gives it"):
+        export(given, tmp_path / "out", **QUICK)
 
 
 def test_a_picture_saved_by_another_program_is_the_same(run, tmp_path):
@@ -327,10 +455,34 @@ def test_one_chunk_is_read_at_a_time(tmp_path, monkeypatch):
         ({"items": [0, 3]}, "items hold 3; accepted, of this run: 0 to 2"),
         ({"items": []}, "items hold nothing"),
         ({"replicates": [-1]}, "replicates hold -1; accepted, of this run: 0 to 1"),
+        ({"items": ["a"]}, "items hold 'a'; accepted, of this run: 0 to 2"),
+        ({"items": [0.5]}, "items hold 0.5; accepted"),
+        ({"items": [True]}, "items hold True; accepted"),
+        ({"items": [float("nan")]}, "items hold nan; accepted"),
+        ({"items": [None]}, "items hold None; accepted"),
+        ({"items": 0}, "items is 0; accepted, of this run: a list of 0 to 2"),
+        ({"items": "12"}, "items is '12'; accepted, of this run: a list of 0 to 2"),
+        ({"replicates": 1}, "replicates is 1; accepted, of this run: a list of 0 to 1"),
         ({"times": [0.3, 0.5]}, "times hold 0.5; accepted, of this run: 0.30, 0.65"),
+        ({"times": 0.3}, "times is 0.3; accepted, of this run: a list of 0.30, 0.65"),
+        ({"times": ["x"]}, "times hold 'x'; accepted, of this run: 0.30, 0.65"),
+        ({"times": ["0.3"]}, "times hold '0.3'"),
+        ({"times": [float("nan")]}, "times hold nan"),
+        ({"times": [None]}, "times hold None"),
+        ({"times": []}, "times hold nothing; accepted, of this run: 0.30, 0.65"),
+        ({"what": 3}, "what is 3; accepted: start, images"),
+        ({"what": []}, r"what is \[\]; accepted: start, images"),
     ],
 )
 def test_errors(run, tmp_path, refuses, settings, match):
     with refuses(match):
         export(run, tmp_path / "out", **settings, **QUICK)
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_any_kind_are_taken(run, tmp_path):
+    chosen = {"items": np.array([2, 0]), "times": (np.float32(v) for v in [0.3]), "replicates": [1.0]}
+    table = export(run, tmp_path, "images", **chosen, **QUICK)
+    assert table.file.tolist() == ["item0000_t0.30_copy1.png", "item0002_t0.30_copy1.png"]
+    table = export(run, tmp_path / "t", "images", items={1}, times=torch.tensor([0.65]), **QUICK)
+    assert table.t.tolist() == [0.65] * 2

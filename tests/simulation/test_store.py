@@ -298,6 +298,16 @@ class TestRefusals:
         np.testing.assert_array_equal(store.read("final"), -IMAGES)
         assert Store.read_manifest(store.folder)["question"] == "when"
 
+    def test_names_that_cannot_be(self, tmp_path, refuses):
+        with refuses("a name too long for the disk; accepted: a shorter one"):
+            Store.create(tmp_path / ("n" * 300), {})
+        (tmp_path / "loop").symlink_to("loop")
+        for folder in ("/proc/x", tmp_path / "loop" / "x"):
+            with refuses("which is not there and cannot be made; accepted: a folder you may write to"):
+                Store.create(folder, {})
+        with refuses("accepted: a folder that holds a manifest.json"):
+            Store.open(tmp_path / ("n" * 300))
+
     def test_full_disk_below_zarr(self, store, monkeypatch, refuses):
         """The refusal comes from the file system, through zarr's own threads."""
         keep(store, "float32")

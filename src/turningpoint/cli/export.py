@@ -18,7 +18,9 @@ from .app import Json, RunFolder, app, listed, numbers, place, print_json
 @app.command()
 def export(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The folder for the files; the same command again continues.")],
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="The folder for the files; the same command again continues.")
+    ],
     what: Annotated[
         str | None,
         typer.Option(help="start, images, latents, original, records, by comma. [start,images]"),
@@ -39,15 +41,14 @@ def export(
         times=numbers(times, "--times"),
         replicates=_whole(replicates, "--replicates"),
     )
+    there = Path(out).absolute()
     rounded = int((~table["exact"].astype(bool)).sum())
     if json:
         counts = {"files": len(table), **table.attrs, "rounded": rounded}
-        print_json({"out": place(out.absolute()), "index": place(out.absolute() / INDEX), **counts})
+        print_json({"out": place(there), "index": place(there / INDEX), **counts})
         return
     new = table.attrs["written"]
-    typer.echo(
-        f"{len(table)} files are in {place(out.absolute())}, {new} of them new; {INDEX} says what each is."
-    )
+    typer.echo(f"{len(table)} files are in {place(there)}, {new} of them new; {INDEX} says what each is.")
     if rounded:
         typer.echo(f"{rounded} of them round finer numbers to 8 bits; --format npy keeps these.")
     if table.attrs["left_out"]:

@@ -2,11 +2,13 @@
 
 Chunk by chunk, so that a run of any size is exported in the memory of one chunk.  No file is ever overwritten: an
 export that was interrupted is continued by the same call, and one of more items, times or kinds adds to its folder.
-How values become files stands in `export_files`, what the index says of each in `export_index`.
+How values become files stands in `export_files`, what the index says of each in `export_index`, and of which run they
+are in `export_identity`: a folder takes the files of one run.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ import numpy as np
 import pandas as pd
 
 from ..errors import TurningpointError, one_of
+from ..models.settings import whole
 from ..run import Run
 from ..simulation.collect import Progress
 from ..simulation.progress import shown
 from ..simulation.store import Store, sentences
+from . import export_identity
 from .export_files import Files, decimal, digits, safe
 from .export_index import INDEX, described, joined, known_rows
 
@@ -39,14 +43,15 @@ def export(
     replicates: Iterable[int] | None = None,
     progress: Progress | str | None = "auto",
 ) -> pd.DataFrame:
-    """Write a run's images, latents and recorded states as files, and an ``index.csv`` of them.
+    """Write a run's images, latents and recorded states as files, with an ``index.csv`` of them.
 
     Parameters
     ----------
     run : Run
         U-turns, clones or generated images; walks that have not ended are left out.
     folder : path
-        Where to; made if need be. Files that are there already are kept if they are equal.
+        Where to; made if need be. Files that are there already are kept if they are equal. Its ``run.json`` says of
+        which run they are.
     what : sequence of str, optional
         ``start``, ``images``, ``latents`` (those of the starting images too), ``original`` (a user's pictures before
         the autoencoder), ``records`` (states that were recorded, and trajectories of generated starting images); by
@@ -66,13 +71,15 @@ def export(
         The index, a row per file: ``file``, ``what`` (the array), ``item``, ``replicate``, ``t``, ``exact`` (False
         where PNG has rounded finer numbers or cut off what lies outside [-1, 1]), ``logsnr``, ``native``; where the
         run knows them ``name``, ``prompt``, ``negative_prompt``, ``told_label``, ``label``, ``label_name``; and every
-        categorical reading of the picture. Rows of an earlier export to the same folder are kept. Its ``attrs`` count
-        the files ``written`` and ``kept`` by this call, and under ``left_out`` the walks that have not ended.
+        categorical reading of the picture. Rows of an earlier export to the same folder are kept; those of
+        walks that the run lacks stay as they are. Its ``attrs`` count the files ``written`` and ``kept`` by this call,
+        and under ``left_out`` the walks that have not ended.
 
     Raises
     ------
     TurningpointError
-        If the run does not hold what is asked for, or something else has the place of a file.
+        If the run does not hold what is asked for, the folder cannot be made or holds files of another run, or
+        something else has the place of a file.
     SimulationError
         If the disk is full.
 
@@ -84,17 +91,18 @@ def export(
     >>> export(run, tempfile.mkdtemp(), progress=None).file.tolist()
     ['item0000_start.png', 'item0000_t0.30_copy0.png', 'item0001_start.png', 'item0001_t0.30_copy0.png']
     """
+    _check_run(run)
     if format not in FORMATS:
         raise one_of("format", format, FORMATS)
-    out = Path(folder)
-    if out.exists() and not out.is_dir():
-        raise TurningpointError(f"out is {str(out)!r}, where a file stands; accepted: a folder.")
+    out = _folder(folder)
     chosen = _Chosen.of(run, items, times, replicates)
     parts = _parts(run, what, format)
-    known = known_rows(out, run)
     rows: list[tuple[Any, ...]] = []
     with sentences(out), shown(progress, "exporting", "chunks", "files/s") as bar:
+        known, lacking = known_rows(out, run)
+        whose = export_identity.checked(out, run)
         files = Files(out)
+        export_identity.write(files, whose)
         for part in parts:
             _write_clocks(part, files)
         blocks = _blocks(chosen.items, run.store.array("done").chunks[0])
@@ -106,12 +114,27 @@ def export(
                     rows.append((name, part.array, *chosen.numbers(place, part.of_walks), exact))
             if bar is not None:
                 bar(k + 1, len(blocks), len(rows))
-        table = described(run, joined(known, rows))
+        table = described(run, joined(known, rows), lacking)
         files.replace(INDEX, table.to_csv(index=False).encode())
     done = np.asarray(run.store.read("done"), dtype=bool)
     left_out = int((~done[np.ix_(*chosen.places[: done.ndim])]).sum())
     table.attrs = {"written": files.written, "kept": files.kept, "left_out": left_out}
     return table
+
+
+def _check_run(run: Any) -> None:
+    if not isinstance(run, Run):
+        given = repr(str(run)) if isinstance(run, str | os.PathLike) else f"a {type(run).__name__}"
+        raise TurningpointError(f"run is {given}; accepted: a Run, as open_run gives it.")
+
+
+def _folder(given: Any) -> Path:
+    """Where to write, which is a folder or nothing yet."""
+    if not isinstance(given, str | os.PathLike) or not str(given) or "\0" in str(given):
+        raise TurningpointError(f"out is {given!r}; accepted: a folder.")
+    if os.path.exists(given) and not os.path.isdir(given):
+        raise TurningpointError(f"out is {str(given)!r}, where a file stands; accepted: a folder.")
+    return Path(given)
 
 
 # ---- which walks
@@ -178,13 +201,13 @@ def _places(name: str, given: Any, first: int, size: int) -> list[int]:
     """Places along an axis, ascending, of entries that are called by their numbers."""
     if given is None:
         return list(range(size))
-    numbers = sorted({int(value) for value in given})
-    wrong = [number for number in numbers if not first <= number < first + size]
-    if wrong or not numbers:
-        raise TurningpointError(
-            f"{name} hold {wrong[0] if wrong else 'nothing'}; accepted, of this run: {first} to {first + size - 1}."
-        )
-    return [number - first for number in numbers]
+    accepted, numbers = f"{first} to {first + size - 1}", set()
+    for value in _entries(name, given, accepted):
+        try:
+            numbers.add(whole(name, value, first, first + size - 1))
+        except TurningpointError:
+            raise TurningpointError(f"{name} hold {value!r}; accepted, of this run: {accepted}.") from None
+    return [number - first for number in sorted(numbers)]
 
 
 def _nearest(given: Any, t: np.ndarray, places: int) -> list[int]:
@@ -192,12 +215,32 @@ def _nearest(given: Any, t: np.ndarray, places: int) -> list[int]:
     order = [int(k) for k in np.argsort(t)]
     if given is None:
         return order
-    asked, near = np.array([float(value) for value in given]), 0.5 * 10**-places
-    for value in asked:
-        if not (np.abs(t - value) <= near).any():
-            there = ", ".join(decimal(known, places) for known in np.sort(t))
-            raise TurningpointError(f"times hold {value:g}; accepted, of this run: {there}.")
-    return [k for k in order if (np.abs(asked - t[k]) <= near).any()]
+    accepted, near = ", ".join(decimal(known, places) for known in np.sort(t)), 0.5 * 10**-places
+    chosen: set[int] = set()
+    for value in _entries("times", given, accepted):
+        try:
+            asked = np.nan if isinstance(value, bool | str) else float(value)
+        except (TypeError, ValueError):
+            asked = np.nan
+        found = np.flatnonzero(np.abs(t - asked) <= near).tolist()
+        if not found:
+            text = f"{asked:g}" if np.isfinite(asked) else repr(value)
+            raise TurningpointError(f"times hold {text}; accepted, of this run: {accepted}.")
+        chosen.update(found)
+    return [k for k in order if k in chosen]
+
+
+def _entries(name: str, given: Any, accepted: str) -> list[Any]:
+    """What a list holds, which is not nothing."""
+    try:
+        entries = None if isinstance(given, str) else list(given)
+    except TypeError:
+        entries = None
+    if entries is None:
+        raise TurningpointError(f"{name} is {given!r}; accepted, of this run: a list of {accepted}.")
+    if not entries:
+        raise TurningpointError(f"{name} hold nothing; accepted, of this run: {accepted}.")
+    return entries
 
 
 # ---- which arrays
@@ -220,7 +263,11 @@ class _Part:
 
 def _parts(run: Run, what: str | Sequence[str] | None, format: str) -> list[_Part]:
     """The arrays that are asked for, each once."""
-    asked = [what] if isinstance(what, str) else list(what or ("start", "images"))
+    asked = [what] if isinstance(what, str) else what
+    if asked is None:
+        asked = ["start", "images"]
+    if not isinstance(asked, Iterable) or not (asked := list(asked)):
+        raise one_of("what", what, WHAT)
     for name in asked:
         if name not in WHAT:
             raise one_of("what", name, WHAT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,18 @@ INDEX = "index.csv"
 KEYS = ("file", "what", "item", "replicate", "t", "exact")
 """The columns from which all others follow."""
 
+PARSED = 1e-12
+"""How far, of its size, a number that was written as a decimal may come back from where it was."""
 
-def known_rows(folder: Path, run: Run) -> pd.DataFrame:
-    """The `KEYS` of what an earlier export to this folder has written, as far as it is still there.
+
+def known_rows(folder: Path, run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What an earlier export to this folder has written, as far as it is still there.
+
+    Returns
+    -------
+    (DataFrame, DataFrame)
+        The `KEYS` of files of items, replicates and times that the run holds; and whole rows of others, which it held
+        when it was larger.
 
     Raises
     ------
@@ -27,17 +37,33 @@ def known_rows(folder: Path, run: Run) -> pd.DataFrame:
         If another program's ``index.csv`` stands there.
     """
     path = folder / INDEX
-    if not path.is_file():
-        return pd.DataFrame(columns=KEYS)
+    if not os.path.lexists(path):
+        return pd.DataFrame(columns=KEYS), pd.DataFrame(columns=KEYS)
     try:
-        known = pd.read_csv(path)[list(KEYS)]
-        there = known.file.map(lambda name: (folder / str(name)).is_file()).astype(bool)
-        first = int(run.manifest["axes"].get("first_item", 0))
-        return known[there & known.item.between(first, first + run.store.array("done").shape[0] - 1)]
+        known = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        known = known.astype({"item": "int64", "replicate": "Int64", "t": "float64", "exact": "bool"})
+        there = known["file"].map(lambda name: os.path.isfile(folder / str(name))).astype(bool)
+        known = known[there & known["what"].notna()]
     except (KeyError, TypeError, ValueError, OSError):
         raise TurningpointError(
             f"out is {str(folder)!r}, whose {INDEX!r} is not that of an export; accepted: a new folder."
         ) from None
+    held = _held(known, run)
+    return known.loc[held, list(KEYS)], known[~held]
+
+
+def _held(known: pd.DataFrame, run: Run) -> pd.Series:
+    """Which rows are of an item, and of a replicate and a time, that the run holds."""
+    axes, shape = run.manifest["axes"], run.store.array("done").shape
+    first = int(axes.get("first_item", 0))
+    held = known["item"].between(first, first + shape[0] - 1)
+    if len(shape) < 3:
+        return held & known["t"].isna()
+    first = int(axes.get("first_replicate", 0))
+    replicate = known["replicate"].fillna(first).between(first, first + shape[1] - 1).astype(bool)
+    asked = known["t"].to_numpy()[:, None]
+    time: pd.Series = known["t"].isna() | np.isclose(asked, run.times, rtol=PARSED, atol=0).any(1)
+    return held & replicate & time
 
 
 def joined(known: pd.DataFrame, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
@@ -48,8 +74,11 @@ def joined(known: pd.DataFrame, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame
     return pd.concat(filled, ignore_index=True) if filled else new
 
 
-def described(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    """The index with everything that the run knows, in the order of items, times and replicates."""
+def described(run: Run, table: pd.DataFrame, lacking: pd.DataFrame) -> pd.DataFrame:
+    """The index with everything that the run knows, in the order of items, times and replicates.
+
+    The rows of what the run lacks are added as they are.
+    """
     axes = run.manifest["axes"]
     place = (table["item"] - axes.get("first_item", 0)).to_numpy(int)
     of_walk = table["t"].notna().to_numpy()
@@ -76,6 +105,9 @@ def described(run: Run, table: pd.DataFrame) -> pd.DataFrame:
             found = np.where(table["what"] == "original", reading["original"].values[place], found)
         table[feature] = _named(found, reading.attrs.get("values") or ())
     table["replicate"] = table["replicate"].astype("Int64")
+    lacking = lacking[~lacking["file"].isin(table["file"])]
+    if len(lacking):
+        table = pd.concat([table, lacking.dropna(axis=1, how="all")], ignore_index=True)
     return table.sort_values(["item", "t", "replicate", "file"], na_position="first", ignore_index=True)
 
 

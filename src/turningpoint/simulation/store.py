@@ -106,7 +106,7 @@ class Store:
     def check_folder(folder: str | Path) -> None:
         """Raise if a folder that holds no run holds something else."""
         path = Path(folder)
-        if not path.is_dir():
+        if not os.path.isdir(path):
             return
         with sentences(path):
             strangers = [p.name for p in path.iterdir() if not p.name.startswith(OWN_NAMES)]
@@ -149,7 +149,7 @@ class Store:
     def read_manifest(folder: str | Path) -> dict[str, Any] | None:
         """The manifest in ``folder``, or None if there is none."""
         path = Path(folder) / "manifest.json"
-        if not path.is_file():
+        if not os.path.isfile(path):  # of a name that is too long, too
             return None
         try:
             content = json.loads(path.read_text())
@@ -344,6 +344,14 @@ def sentences(folder: Path | None) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise TurningpointError(
                 f"out is {str(folder)!r}, where a file stands; accepted: a new folder or a run."
+            ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise TurningpointError(
+                f"out is {str(folder)!r}, a name too long for the disk; accepted: a shorter one."
+            ) from error
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            raise TurningpointError(
+                f"out is {str(folder)!r}, which is not there and cannot be made; accepted: a folder you may write to."
             ) from error
         raise
 
