@@ -48,6 +48,8 @@ def test_clones_are_drawn_as_a_tree(tmp_path):
     )
     text = report(run.measure("class")).read_text(encoding="utf-8")
     assert "The tree" in text
+    assert "Thick: the fraction of what came back" in text
+    assert "Thin: " not in text  # three trunks are too few for lines of their own
     assert "frame is the class that is read" in text
     table = pd.read_csv(tmp_path / "figures" / "tree.csv")
     reading = run.reading("class")

@@ -15,6 +15,7 @@ from .diffusion.schedule import Schedule
 from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
 from .figures.difference import spoken
+from .figures.probability import caption
 from .figures.style import clock_name, number
 from .illustrate import boards, pictures, set_aside, sorted_categories
 from .models._names import brief
@@ -84,6 +85,7 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
         "answer": answer(windows, order, run.schedule),
         "figures": _saved(drawn, place / "figures"),
         "difference": "" if error is None else spoken(error),
+        "probability": caption(drawn["probability"][1], measured) if "probability" in drawn else "",
         "clock": clock_name(run.schedule),
         "rows": [_row(row, run.schedule, sweep) for row in ranked_by_centre(windows).to_dict("records")],
         "aside": len(aside),

@@ -4,16 +4,18 @@ import math
 import os
 import subprocess
 import sys
+from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
 from turningpoint.diffusion.schedule import VP, RectifiedFlow
 from turningpoint.figures.layers import layers, layers_table, split
-from turningpoint.figures.probability import probability, probability_table
+from turningpoint.figures.probability import caption, probability, probability_table
 from turningpoint.figures.save import render, save
 from turningpoint.figures.storyboard import storyboard, storyboard_table
 from turningpoint.figures.thumbnails import (
@@ -137,7 +139,106 @@ def test_probability_holds_without_windows_chance_and_for_many_features(refuses)
         probability(tables[:0], nothing, CLOCK)
 
 
+def test_a_window_outside_the_sweep_is_said_to_be_there():
+    table = pd.concat([probabilities("clip.0"), probabilities("clip.1"), probabilities("clip.2")])
+    far = [window("clip.0", math.inf), window("clip.1", -math.inf), window("clip.2", math.inf)]
+    far[2]["start"] = -1.0
+    figure = probability(table, pd.DataFrame(far), CLOCK)
+    said = [[text.get_text() for text in axes.texts] for axes in figure.axes[:3]]
+    assert f"after {LOGSNR.max():.2f}" in said[0]
+    assert f"before −{-LOGSNR.min():.2f}" in said[1]
+    assert "−1.00 to open" in said[2]
+    assert [len(axes.patches) for axes in figure.axes[:3]] == [0, 0, 1]
+    assert "grey" not in caption(table, pd.DataFrame(far[:2]))
+    assert "Light grey" in caption(table, pd.DataFrame(far))
+    assert "Upright" not in caption(table, pd.DataFrame(far))
+
+
+def test_only_the_window_is_shaded_over_the_height_of_a_panel():
+    wide = window("clip.color", -3.0) | {"centre_low": -7.0, "centre_high": math.inf}
+    axes = probability(probabilities(), pd.DataFrame([wide]), CLOCK).axes[0]
+    back = axes.transData.inverted()
+    shades = [patch.get_extents().transformed(back) for patch in axes.patches]
+    assert [(s.x0, s.x1) for s in shades if s.height > 1] == [pytest.approx((-4.5, -1.5))]
+    bars = [(s.x0, s.x1) for s in shades if s.height < 0.1]
+    assert bars == [pytest.approx((-7.0, axes.get_xlim()[1]))]
+
+
+def test_chance_and_the_autoencoder_are_seen_where_they_meet_others():
+    table = probabilities(reference=1.0)
+    table["chance"] = table["value"]
+    figure = probability(table, pd.DataFrame([window("clip.color", -3.0)]), CLOCK)
+    axes = figure.axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["chance"].get_zorder() > lines["clip.color"].get_zorder()
+    render(figure, "svg")
+    diamond, *handles = (
+        line.get_window_extent() for line in (lines["reference"], *axes.lines) if not line.get_clip_on()
+    )
+    assert len(handles) == 7  # itself, and one for each of six names
+    assert sum(diamond.overlaps(handle) for handle in handles) == 1
+
+
+def test_the_caption_names_what_is_drawn():
+    none = pd.DataFrame([window("clip.color", math.nan)])
+    crowd = probabilities(starts=(0, 1, 2, 2, 2, 2, 2)).assign(chance=math.nan)
+    bare = caption(crowd, none)
+    assert not [word for word in ("Thin", "Dashed", "Diamond", "grey") if word in bare]
+    full = caption(probabilities(reference=0.9), pd.DataFrame([window("clip.color", -3.0)]))
+    assert all(word in full for word in ("Thin", "Dashed", "Diamond", "Light grey", "Upright"))
+    assert "fraction" not in full
+
+
+def test_too_few_starts_have_no_interval():
+    table = probabilities(starts=(0, 1, 2, 2, 2, 2, 2))
+    lone = table[table["alternative"] == "red"]
+    assert lone["value"].notna().all()
+    assert lone[["low", "high"]].isna().to_numpy().all()
+    rest = table[table["alternative"] != "red"][["value", "low", "high"]].to_numpy(float)
+    assert not np.isinf(rest).any()
+
+
 # ---- storyboard and tree
+
+
+LONG = [f"alternative number {k}" for k in range(9)]
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("times", [1, 3, 12])
+def test_no_word_is_cut_off_or_written_over_another(copies, times):
+    start, images, own, seen = pictures(2, copies, times)
+    seen = np.arange(seen.size).reshape(seen.shape) % len(LONG)
+    clock = np.linspace(0.1, 0.9, times)
+    for names, feature in ((LONG, "clip.something"), (NAMES, "clip." + "a long question " * 3)):
+        how = (own, seen % len(names), names, feature)
+        shaded = tree(start, images, clock, CLOCK, *how, window=window("f", -3.0))
+        for figure in (
+            storyboard(start, images, clock, CLOCK, *how),
+            tree(start, images, clock, CLOCK, *how),
+            shaded,
+        ):
+            FigureCanvasAgg(figure).draw()
+            drawn = [text for text in figure.axes[-1].texts if text.get_text()]
+            boxes = [text.get_window_extent() for text in drawn]
+            for text, box in zip(drawn, boxes, strict=True):
+                assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, text
+                assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, text
+            met = [
+                (a.get_text(), b.get_text())
+                for (a, p), (b, q) in combinations(zip(drawn, boxes, strict=True), 2)
+                if p.overlaps(q)
+            ]
+            assert not met
+            assert set(names[: seen.max() + 1]) <= {text.get_text() for text in drawn}
+
+
+def test_a_window_is_named_without_categories():
+    start, images, *_ = pictures()
+    figure = tree(start, images, TIMES, CLOCK, window=window("class", -3.0))
+    FigureCanvasAgg(figure).draw()
+    (named,) = (text for text in figure.axes[-1].texts if text.get_text() == "window of class")
+    assert named.get_window_extent().y0 > 0
 
 
 def test_storyboard_frames_what_its_table_says(tmp_path):

@@ -57,7 +57,7 @@ def difference(table: pd.DataFrame) -> Figure:
             axes.axhline(0, color=INK, linewidth=0.6, zorder=0)
             axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
             axes.plot(x, y, "o-", color=color, markersize=2.4, linewidth=1.0)
-            off = (low > 0) | (high < 0)
+            off = _bounded(rows_of) & ((low > 0) | (high < 0))
             axes.plot(x[off], y[off], "o", color=INK, markersize=3.6, mfc="none", mew=0.8)
             axes.set_ylim(-reach, reach)
             axes.set_title(brief(rows_of["label"].iloc[0], 24), fontsize=7.5, weight="normal", pad=3)
@@ -68,14 +68,27 @@ def difference(table: pd.DataFrame) -> Figure:
 
 
 def spoken(table: pd.DataFrame) -> str:
-    """The finding in one sentence: how many intervals leave zero, and where the difference is largest."""
+    """The finding in words: how many intervals leave zero, and where the difference is largest.
+
+    A difference without an interval, of too few starting images, is neither counted nor compared.
+    """
     known = table[np.isfinite(table["difference"].astype(float))]
     if known.empty:
         return "U-turns and clones share no reading that can be compared."
-    off = int(((known["low"] > 0) | (known["high"] < 0)).sum())
-    worst = known.iloc[int(known["difference"].abs().to_numpy(float).argmax())]
+    sure = known[_bounded(known)]
+    if sure.empty:
+        return "The starting images are too few for a 95 % interval of any difference."
+    off = int(((sure["low"] > 0) | (sure["high"] < 0)).sum())
+    worst = sure.iloc[int(sure["difference"].abs().to_numpy(float).argmax())]
+    without = len(known) - len(sure)
     return (
-        f"Of {len(known)} differences {off} leave zero with their 95 % interval ({0.05 * len(known):.0f} would by "
-        f"chance); the largest is {number(worst['difference'])} ± {number(worst['error'])}, of {worst['label']} at "
-        f"log-SNR {number(worst['logsnr'])}."
-    )
+        f"Of {len(sure)} differences {off} leave zero with their 95 % interval ({0.05 * len(sure):.0f} would by "
+        f"chance); the largest is {number(worst['difference'])} [{number(worst['low'])}, {number(worst['high'])}], of "
+        f"{worst['label']} at log-SNR {number(worst['logsnr'])}."
+    ) + (f" For {without} more the starting images are too few for an interval." if without else "")
+
+
+def _bounded(rows: pd.DataFrame) -> np.ndarray:
+    """Which differences have an interval with two ends."""
+    ends: np.ndarray = np.isfinite(rows[["low", "high"]].to_numpy(float)).all(1)
+    return ends

@@ -94,8 +94,10 @@ def storyboard(
     entries = legend_entries(colors, names)
     left = MARGIN + first + LEAD
     wide = max(left + step * len(columns), 4.6)
-    key = legend(entries, feature, left, wide - MARGIN)
-    foot = 0.34 + key.height if entries else MARGIN
+    key, indent, drop = legend(entries, feature, left, wide - MARGIN), left, 0.2
+    if key.lines > 2:  # fewer if they begin below the start
+        key, indent, drop = legend(entries, feature, MARGIN, wide - MARGIN), MARGIN, 0.34
+    foot = drop + 0.14 + key.height if entries else MARGIN
     tall = head + len(start) * block + (len(start) - 1) * gap + foot
     with style():
         figure = Figure(figsize=(wide, tall))
@@ -123,7 +125,7 @@ def storyboard(
                 for k, c in enumerate(columns):
                     cell = (left + k * step, top + r * fall, width, height)
                     place(axes, thumbnail(images[i, r, c], PIXELS), cell, _color(seen[i, r, c], colors))
-        key.write(axes, left, tall - foot + 0.2)
+        key.write(axes, indent, tall - foot + drop)
     return figure
 
 

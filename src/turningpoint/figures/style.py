@@ -122,7 +122,10 @@ def brief(text: object, width: int) -> str:
     line = " ".join(str(text).split())
     if len(line) > width and line.endswith(")") and line.rfind(" (") > 0:
         line = line[: line.rfind(" (")]
-    return line if len(line) <= width else textwrap.shorten(line, width, placeholder="…") or line[:width]
+    if len(line) <= width:
+        return line
+    words = textwrap.shorten(line, width, placeholder="…")
+    return words if len(words) > 1 else f"{line[: width - 1]}…"
 
 
 def inches_wide(text: str, size: float, weight: str = "normal") -> float:
