@@ -18,6 +18,10 @@ from .simulation.progress import shown
 from .simulation.store import Store
 
 
+NOT_KEPT = ("trust_program",)
+"""Said by a user each time: a run from a stranger must not say it."""
+
+
 class Measured(Archive):
     """An archive that can be measured.
 
@@ -122,7 +126,7 @@ class Measured(Archive):
 def _writable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a measure's settings that a manifest can hold."""
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
-    return {key: value for key, value in plain.items() if _is_plain(value)}
+    return {key: value for key, value in plain.items() if _is_plain(value) and key not in NOT_KEPT}
 
 
 def _is_plain(value: Any) -> bool:

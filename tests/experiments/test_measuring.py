@@ -85,6 +85,26 @@ def test_what_a_query_says_is_told_as_what_an_argument_says(quiz):
     assert run.store.attrs("readings/quiz")["told"]["ask"] == [-0.9, -0.8]
 
 
+class Program(Quiz):
+    """A measure that has to be trusted."""
+
+    def __init__(self, model=None, trust_program=False):
+        super().__init__()
+        if not trust_program:
+            raise tp.TurningpointError("trust_program is False; accepted: True.")
+
+
+def test_trust_is_not_kept_in_a_run(monkeypatch, tmp_path, refuses):
+    MEASURES.names()
+    monkeypatch.setitem(MEASURES._known, "quiz", Program)
+    run = tp.uturn("digits", items=2, times=[0.3], out=tmp_path, **QUICK)
+    run.measure("quiz", trust_program=True, progress=None)
+    assert "trust" not in (tmp_path / "data.zarr" / "readings" / "quiz" / "zarr.json").read_text()
+    run.measure_as(run, progress=None)  # who has said so is taken at his word, as long as the program lasts
+    with refuses("trust_program is False"):
+        run.measure_as(tp.open_run(tmp_path), progress=None)
+
+
 class Failing(Quiz):
     """Fails on the n-th batch, or does something else then."""
 
