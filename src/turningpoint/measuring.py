@@ -17,7 +17,6 @@ from .simulation.collect import Progress
 from .simulation.progress import shown
 from .simulation.store import Store
 
-
 NOT_KEPT = ("trust_program",)
 """Said by a user each time: a run from a stranger must not say it."""
 
