@@ -206,7 +206,7 @@ def test_a_deterministic_sampler(desk, command):
 @pytest.mark.usefixtures("car")
 def test_mistakes_get_one_sentence(command):
     for line, more, named in (
-        (UTURN, ["--prompt", "another car"], "its images or labels differ"),
+        (UTURN, ["--prompt", "another car"], "these settings differ: prompt"),
         (UTURN.replace("--guidance 7.5", "--guidance -1"), ["--prompt", PROMPT], "guidance is -1"),
         (UTURN.replace("--generate 2", "--images sd"), ["--prompt", PROMPT], "trajectories is given"),
         (CLONE, ["--prompt", PROMPT, "--sampler", "dpm"], "accepted: ddim, ddpm"),
