@@ -59,6 +59,9 @@ class Reading:
         What figures write; by default the feature's name.
     values : tuple of str
         What the values 0, 1, ... of a category are called, if they have names.
+    absent : float, optional
+        A scalar's value where there is nothing of it: 0 for a density of edges. Along a trajectory it grows from there
+        to its final value; without one (a slant, a mean color) it goes from where it begins.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Reading:
     largest: float = 1.0
     label: str = ""
     values: tuple[str, ...] = ()
+    absent: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -87,12 +91,15 @@ class Measure(ABC):
         Whether it reads a run for which no measure is named; False where that is costly.
     adds_up : tuple of str
         Settings whose lists grow from call to call, such as questions: what was asked before is asked again.
+    against : str
+        With what its comparisons compare a trajectory's estimate: ``"final"``, the final image, or ``"state"``, x_t.
     """
 
     name: str
     readings: tuple[Reading, ...]
     by_default = True
     adds_up: tuple[str, ...] = ()
+    against = "final"
 
     @abstractmethod
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
