@@ -29,6 +29,7 @@ from .experiments.repeat import repeat
 from .experiments.statistics import collect_statistics, merge_statistics
 from .experiments.step_check import step_check
 from .experiments.symmetry import symmetry
+from .experiments.trace import trace
 from .experiments.uturn import uturn
 from .measures import MEASURES, Measure, Reading, measure
 from .models import MODELS, load
@@ -36,5 +37,6 @@ from .report import report
 from .run import Run, open_run
 from .simulation.noise import Address, Noise, RecordedNoise, SeededNoise
 from .simulation.walk import Record
+from .tracing import Trace, open_trace
 
 __version__ = "0.1.0"

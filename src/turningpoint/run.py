@@ -316,9 +316,15 @@ def open_run(folder: str | Path, model: Any = None) -> Run:
     Raises
     ------
     TurningpointError
-        If the folder holds no run, or one of a newer format.
+        If the folder holds no run, one of a newer format, or trajectories (see `turningpoint.open_trace`).
     """
-    run = Run(Store.open(folder), None if model is None else load(model))
+    store = Store.open(folder)
+    if store.manifest["kind"] == "trace":
+        raise TurningpointError(
+            f"run is {str(folder)!r}, which holds a trace; accepted for it: the commands trace, onset, compare and "
+            "report, and in Python open_trace."
+        )
+    run = Run(store, None if model is None else load(model))
     if model is not None:
         run.check_model()
     return run

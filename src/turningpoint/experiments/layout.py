@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
 from ..simulation.store import Store
 from ..simulation.walk import Record
-from .planning import image_dims
+from .planning import CHUNK, LARGEST_CHUNK, image_dims
+from .starting import Starting, completed
 
 
 def lay_out_times(store: Store, prefix: str, dim: str, times: Sequence[float], clock: Schedule) -> None:
@@ -32,6 +34,24 @@ def lay_out_latents(
     if model.shape != model.decoded_shape:
         axes = [f"latent_{axis}" for axis in image_dims(model.shape)]
         store.require(name, (*dims, *axes), (*sizes, *model.shape), (*chunks, *model.shape), "float32")
+
+
+def lay_out_starts(store: Store, starting: Starting, model: Denoiser, n: int, batch: int) -> None:
+    """Write the starting images, their latents and what they were before the autoencoder, block by block."""
+    shape = model.decoded_shape
+    # strangers are looked up one by one: small chunks where images are large
+    rows = max(1, min(CHUNK, n, LARGEST_CHUNK // (4 * math.prod(shape))))
+    for first in range(0, n, CHUNK):
+        stop = min(first + CHUNK, n)
+        block = completed(starting.block(first, stop), model, batch)
+        for name, values in (("start", block.start), ("original", block.original)):
+            if values is not None:
+                store.require(name, ("item", *image_dims(shape)), (n, *shape), (rows, *shape))
+                store.write(name, values, (slice(first, stop),))
+        if block.latents is not None:
+            lay_out_latents(store, "start_latents", ("item",), (n,), (min(CHUNK, n),), model)
+            store.write("start_latents", block.latents, (slice(first, stop),))
+    store.annotate("start", {"written": True})
 
 
 def lay_out_records(store: Store, records: Sequence[Record], clock: Schedule) -> None:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +290,17 @@ def record_settings(records: Sequence[Record]) -> list[dict[str, Any]]:
 
 
 def simulate(
-    store: Store, units: Sequence[Unit], engine: Engine, records: Sequence[Record], progress: Progress | None
+    store: Store,
+    units: Sequence[Unit],
+    engine: Engine,
+    records: Sequence[Record],
+    progress: Progress | None,
+    also: Callable[[Unit, Sequence[int], list[Finished], np.ndarray], None] | None = None,
+    flags: Sequence[str] = ("done",),
 ) -> None:
     """Simulate the units that are not done, writing ``images`` and the records' arrays.
+
+    ``also(unit, offsets, finished, images)`` may write more of each unit, before ``flags`` say that it is there.
 
     The batch is never larger than the plan can fill for as long as its longest walk takes; the plan does not
     depend on what is done already, so that a run which is continued makes calls of the same shape.
@@ -302,9 +310,12 @@ def simulate(
     engine.batch = min(engine.batch, max(SMALLEST_BATCH, filled))
 
     def write(unit: Unit, offsets: Sequence[int], finished: list[Finished]) -> None:
-        _write_rows(store, "images", unit, offsets, decoded(engine, finished))
-        if store.has("latents"):
-            _write_rows(store, "latents", unit, offsets, np.stack([f.values["final"] for f in finished]))
+        images = decoded(engine, finished)
+        there = np.asarray(store.read("done", unit.region), dtype=bool).reshape(-1)[list(offsets)].all()
+        if not there:  # else they are simulated again, for what is read of them on the way
+            write_rows(store, "images", unit, offsets, images)
+        if store.has("latents") and not there:
+            write_rows(store, "latents", unit, offsets, np.stack([f.values["final"] for f in finished]))
         for record in records:
             kept = [f.values.get(record.name) for f in finished]
             known = next((value for value in kept if value is not None), None)
@@ -321,9 +332,11 @@ def simulate(
             own = [f"{before}{axis}" for axis in inner]
             dims = [*store.dims("done"), f"{record.name}_time", *own]
             store.require(record.name, dims, (*sizes, *known.shape), (*chunks, *known.shape), "float32")
-            _write_rows(store, record.name, unit, offsets, rows)
+            write_rows(store, record.name, unit, offsets, rows)
+        if also is not None:
+            also(unit, offsets, finished, images)
 
-    collect(store, units, engine, write, progress)
+    collect(store, units, engine, write, progress, flags=flags)
 
 
 def decoded(engine: Engine, finished: Sequence[Finished]) -> np.ndarray:
@@ -332,7 +345,7 @@ def decoded(engine: Engine, finished: Sequence[Finished]) -> np.ndarray:
     return in_batches(engine.model.decode, finals, engine.device, engine.batch)
 
 
-def _write_rows(store: Store, name: str, unit: Unit, offsets: Sequence[int], rows: np.ndarray) -> None:
+def write_rows(store: Store, name: str, unit: Unit, offsets: Sequence[int], rows: np.ndarray) -> None:
     """Write rows at their offsets along the unit's slice, leaving the others as they are."""
     if len(offsets) == unit.size:
         store.write(name, rows, unit.region)

@@ -11,7 +11,6 @@ is what the noise has left.  ``times x items x replicates`` walks, each with noi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +38,12 @@ from .layout import (
     lay_out_conditions,
     lay_out_latents,
     lay_out_records,
+    lay_out_starts,
     lay_out_times,
     summarised,
 )
 from .planning import (
     CHUNK,
-    LARGEST_CHUNK,
     Setup,
     check_store,
     digest,
@@ -55,7 +54,7 @@ from .planning import (
     refuse_another,
     simulate,
 )
-from .starting import OfRun, Starting, coded, completed, of_run, starting_images
+from .starting import OfRun, Starting, coded, of_run, starting_images
 from .times import turn_times
 
 STEPS = 50
@@ -307,31 +306,13 @@ def _lay_out(
     dims, inner = ("item", "replicate", "time"), image_dims(shape)
     attrs = {**packing(dtype), "range": "[-1, 1]"}
     if not store.has("start") or store.array("start").shape[0] < n or not store.attrs("start").get("written"):
-        _write_starts(store, starting, setup, n, batch)
+        lay_out_starts(store, starting, setup.base, n, batch)
     lay_out_latents(store, "latents", dims, sizes, chunks, setup.base)
     lay_out_times(store, "", "time", axes["times"], setup.schedule)
     lay_out_conditions(store, conditions, own, chunks[0])
     lay_out_records(store, records, setup.schedule)
     store.require("images", (*dims, *inner), (*sizes, *shape), (*chunks, *shape), dtype, attrs)
     store.require("done", dims, sizes, chunks, "bool")
-
-
-def _write_starts(store: Store, starting: Starting, setup: Setup, n: int, batch: int) -> None:
-    """Write the starting images, their latents and what they were before the autoencoder, block by block."""
-    shape = setup.base.decoded_shape
-    # strangers are looked up one by one: small chunks where images are large
-    rows = max(1, min(CHUNK, n, LARGEST_CHUNK // (4 * math.prod(shape))))
-    for first in range(0, n, CHUNK):
-        stop = min(first + CHUNK, n)
-        block = completed(starting.block(first, stop), setup.base, batch)
-        for name, values in (("start", block.start), ("original", block.original)):
-            if values is not None:
-                store.require(name, ("item", *image_dims(shape)), (n, *shape), (rows, *shape))
-                store.write(name, values, (slice(first, stop),))
-        if block.latents is not None:
-            lay_out_latents(store, "start_latents", ("item",), (n,), (min(CHUNK, n),), setup.base)
-            store.write("start_latents", block.latents, (slice(first, stop),))
-    store.annotate("start", {"written": True})
 
 
 def _units(

@@ -98,24 +98,25 @@ def _bar(axes: Axes, y: int, row: dict[Any, Any], sweep: tuple[float, float], co
     bar.set_label(str(row["feature"]))
     before, after = row["start"] < low or row["end"] < low, row["end"] > high or row["start"] > high
     if before:
-        _arrow(axes, y, low, -1, sweep, fill)
+        arrow(axes, y, low, -1, sweep, fill)
     if after:
-        _arrow(axes, y, high, +1, sweep, fill)
+        arrow(axes, y, high, +1, sweep, fill)
     crowded = row["start_high"] > row["centre_low"] or row["centre_high"] > row["end_low"]
     for name, aside in (("start", -0.2), ("end", 0.2)):
         if math.isfinite(row[name]):
             cap, place = (0.09, y + aside) if crowded else (0.16, y)
-            _interval(axes, place, row, name, sweep, color=dark, width=0.7, cap=cap)
+            whisker(axes, place, row, name, sweep, color=dark, width=0.7, cap=cap)
     if math.isfinite(row["centre"]):
-        _interval(axes, y, row, "centre", sweep, color=INK, width=1.3, cap=0.0)
+        whisker(axes, y, row, "centre", sweep, color=INK, width=1.3, cap=0.0)
         axes.vlines(row["centre"], y - BAR / 2, y + BAR / 2, color=INK, linewidth=2.0, zorder=5)
     return bool(before or after)
 
 
-def _arrow(axes: Axes, y: float, edge: float, sign: int, sweep: tuple[float, float], fill: Any) -> None:
+def arrow(axes: Axes, y: float, edge: float, sign: int, sweep: tuple[float, float], fill: Any) -> None:
+    """A bar that fades as it leaves the sweep, to the left (``sign`` -1) or to the right (1)."""
     length = sign * EDGE * (sweep[1] - sweep[0])
     half, slices = BAR / 2, 12
-    for k in range(slices):  # the bar fades as it leaves the sweep
+    for k in range(slices):
         left = edge + length * 0.62 * k / slices
         step = length * 0.62 / slices
         axes.fill(
@@ -130,7 +131,7 @@ def _arrow(axes: Axes, y: float, edge: float, sign: int, sweep: tuple[float, flo
     axes.fill([neck, tip, neck], [y - half, y, y + half], color=fill, alpha=0.35, linewidth=0, zorder=2)
 
 
-def _interval(
+def whisker(
     axes: Axes,
     y: float,
     row: dict[Any, Any],

@@ -18,25 +18,22 @@ Nothing is kept: a function ``look`` is called with :math:`a_l` at the moment wh
 of its widest layer, whatever the number of layers.  Where a module runs several times in one pass, its last call
 counts; of an output that is a tuple or a mapping, the first tensor.
 
-Layers are named as `torch.nn.Module.named_modules` names them.  In a pattern ``*``, ``?`` and ``[0-3]`` stand for
-characters within one part of a name, and the part ``**`` for any number of parts: ``stages.*`` are the stages,
-``stages.**`` all that is in them.  The network's own answer is the layer ``logits``; it comes last, and is left out
-if the last named module has given it already.
+Layers are named as `torch.nn.Module.named_modules` names them; patterns are those of `hooks`.  The network's own
+answer is the layer ``logits``; it comes last, and is left out if the last named module has given it already.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .. import hooks
 from ..errors import TurningpointError
+from ..hooks import watching
 from ._classifiers import ImageClassifier
 
 T = TypeVar("T")
@@ -66,104 +63,15 @@ class Layer:
 
 
 def matching(network: nn.Module, patterns: Sequence[str], argument: str = "layers") -> list[list[str]]:
-    """The names of modules that each pattern means, in the order in which the network registers them.
-
-    Parameters
-    ----------
-    network : nn.Module
-        The network.
-    patterns : sequence of str
-        Names or patterns; ``logits`` is always one.
-    argument : str
-        The name of the user's argument.
-
-    Raises
-    ------
-    TurningpointError
-        If a pattern matches none; the sentence holds the nearest names.
+    """The names of modules that each pattern means, as `hooks.matching`; ``logits`` is always one.
 
     Examples
     --------
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU(), nn.Linear(3, 1)))
-    >>> matching(net, ["*", "1.**"])
-    [['0', '1'], ['1', '1.0', '1.1']]
+    >>> matching(net, ["*", "1.**", "logits"])
+    [['0', '1'], ['1', '1.0', '1.1'], ['logits']]
     """
-    names = [name for name, _ in network.named_modules() if name]
-    found = []
-    for pattern in patterns:
-        hits = [name for name in names if _fits(name.split("."), pattern.split("."))]
-        if not hits and pattern != LOGITS:
-            near = difflib.get_close_matches(pattern, [*names, LOGITS], 3, 0) or [LOGITS]
-            raise TurningpointError(
-                f"{argument} is {pattern!r}, which no layer of the network is called; accepted: names and patterns, "
-                f"the nearest being {', '.join(near)}."
-            )
-        found.append(hits or [LOGITS])
-    return found
-
-
-def _fits(name: list[str], pattern: list[str]) -> bool:
-    if not pattern:
-        return not name
-    if pattern[0] == "**":
-        return any(_fits(name[k:], pattern[1:]) for k in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], pattern[0]) and _fits(name[1:], pattern[1:])
-
-
-@contextlib.contextmanager
-def watching(
-    network: nn.Module | None, names: Sequence[str], look: Callable[[str, Tensor], T]
-) -> Iterator[dict[str, T]]:
-    """While the block runs, ``look`` sees the output of each named module as soon as there is one.
-
-    Parameters
-    ----------
-    network : nn.Module or None
-        None has no modules to name.
-    names : sequence of str
-        Of modules of the network.
-    look : callable
-        ``look(name, output)``; what it returns is kept, of a module that runs again the last.
-
-    Yields
-    ------
-    dict
-        What ``look`` returned, by name in the order of (last) execution.
-
-    Examples
-    --------
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    >>> with watching(net, ["1", "0"], lambda name, a: tuple(a.shape)) as seen:
-    ...     _ = net(torch.zeros(3, 2, 2))
-    >>> seen
-    {'0': (3, 4), '1': (3, 2)}
-    """
-    seen: dict[str, T] = {}
-
-    def watch(name: str, output: Any) -> None:
-        tensor = _first_tensor(output)
-        if tensor is None:
-            raise TurningpointError(
-                f"the layer {name!r} returns {type(output).__name__}, in which no tensor is; accepted: tensors."
-            )
-        seen.pop(name, None)
-        seen[name] = look(name, tensor)
-
-    with contextlib.ExitStack() as hooks:
-        for name in names:
-            module = network.get_submodule(name) if network is not None else None
-            if module is not None:
-                handle = module.register_forward_hook(lambda m, i, output, name=name: watch(name, output))
-                hooks.callback(handle.remove)
-        yield seen
-
-
-def _first_tensor(output: Any) -> Tensor | None:
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    if isinstance(output, tuple | list):
-        return next((part for part in output if isinstance(part, Tensor)), None)
-    return output if isinstance(output, Tensor) else None
+    return hooks.matching(network, patterns, argument, also=[LOGITS], wrapped=False)
 
 
 @torch.inference_mode()

@@ -8,7 +8,13 @@ side, band :math:`b` of :math:`n` holds
 
 where the first also holds everything below, down to the constant, and the last everything above, up to the
 corner.  The edges thus divide the way from 1, a square image's lowest frequency but zero, to Nyquist into
-equal ratios: octaves where :math:`N = 2^n`.  With :math:`K_b` the coefficients of a band, all channels together,
+equal ratios: octaves where :math:`N = 2^n`.  Edges of one's own, :math:`e_0 < \dots < e_n`, make bands of
+
+.. math:: e_b \le |k| < e_{b+1},
+
+and what lies below the first or from the last edge on is in none of them: ``edges="0,2,4,8"`` leaves out 8 cycles and
+all above, ``"1,2,4,inf"`` only the constant and what else is below 1.  With :math:`K_b` the coefficients of a band, all
+channels together,
 
 .. math::
 
@@ -19,7 +25,7 @@ equal ratios: octaves where :math:`N = 2^n`.  With :math:`K_b` the coefficients 
 
 An image is real, so :math:`\hat x_{-k}` is the conjugate of :math:`\hat x_k`: of each such pair one is
 kept, times :math:`\sqrt 2`.  By Parseval the distance of two contents is then that of the band-passed
-images, and all bands together hold as many numbers as the image has pixels (and at most four zeros more).
+images, and bands that leave nothing out hold as many numbers as the image has pixels (and at most four zeros more).
 The phase leaves out the constant, :math:`k = 0`, which has a sign but no phase, and would otherwise
 outweigh the rest of the first band.
 
@@ -31,7 +37,11 @@ Sources: bands of a diffusion model's images, Rissanen et al. 2023 (arXiv 2206.1
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +52,8 @@ from ..errors import TurningpointError
 from . import MEASURES, Measure, Reading
 from .pixels import pictures
 
+BANDS = 5
+"""Bands for whom nothing else is said."""
 FLOOR = 1e-8
 """Mean power that counts as none: far above float32 rounding, far below that of 8-bit pixels, 5e-6."""
 
@@ -54,21 +66,141 @@ class Layout(NamedTuple):
     weight: Tensor
 
 
+@dataclass(frozen=True)
+class Bands:
+    """How the radial frequencies are divided; made by `radial_bands`.
+
+    Attributes
+    ----------
+    count : int
+        How many bands.
+    edges : tuple of count + 1 floats, optional
+        In cycles per image; None for equal ratios up to Nyquist.
+
+    Examples
+    --------
+    >>> radial_bands(edges="0,2,4.5,inf").names()
+    ['0 (0–2 cycles)', '1 (2–4.5 cycles)', '2 (4.5–∞ cycles)']
+    """
+
+    count: int
+    edges: tuple[float, ...] | None = None
+
+    def layout(self, height: int, width: int) -> Layout:
+        """Where the bands lie in images of one size; see `layout`."""
+        return layout(height, width, self.count, self.edges)
+
+    def names(self, size: tuple[int, int] | None = None) -> list[str]:
+        """``2 (2.9–4.9 cycles)``, or ``2`` where neither the edges nor an image's size are known."""
+        if self.edges is not None:
+            written = [f"{edge:g}".replace("inf", "∞") for edge in self.edges]
+        elif size is not None:
+            own = self.layout(*size).edges
+            written = [f"{edge:.1f}".removesuffix(".0") if edge < 10 else f"{edge:.0f}" for edge in own]
+        else:
+            return [str(b) for b in range(self.count)]
+        return [f"{b} ({written[b]}–{written[b + 1]} cycles)" for b in range(self.count)]
+
+    def settings(self) -> dict[str, Any]:
+        """What identifies them: ``bands``, or ``edges`` as text."""
+        if self.edges is None:
+            return {"bands": self.count}
+        return {"edges": ",".join(f"{edge:.12g}" for edge in self.edges)}
+
+    def coefficients(self, images: Tensor, constant: bool = True) -> list[tuple[Tensor, float]]:
+        """The Fourier coefficients of images (B, C, H, W), band by band.
+
+        Parameters
+        ----------
+        images : Tensor (B, C, H, W)
+            The batch.
+        constant : bool
+            Whether k = 0 counts; else it is 0.
+
+        Returns
+        -------
+        list of (Tensor (B, C, K), float)
+            Per band one coefficient of each pair of conjugates, times the square root of 2, and how many coefficients
+            of a channel's whole plane they stand for.
+        """
+        _, band, weight = self.layout(images.shape[2], images.shape[3])
+        spectrum = torch.fft.rfft2(images, norm="ortho").flatten(2)
+        if not constant:
+            spectrum[:, :, 0] = 0
+        found = []
+        for b in range(self.count):
+            index = torch.nonzero(((band == b) & (weight > 0)).flatten()).flatten()
+            chosen = weight.flatten()[index]
+            part = spectrum[:, :, index.to(spectrum.device)] * chosen.to(spectrum.device)
+            found.append((part, float(chosen.square().sum())))
+        return found
+
+
+def radial_bands(bands: int = BANDS, edges: Any = None) -> Bands:
+    """Bands by their number, or by edges of one's own.
+
+    Parameters
+    ----------
+    bands : int
+        How many, of equal ratios up to Nyquist.
+    edges : str or sequence of float, optional
+        Two or more, ascending, in cycles per image; in a text, between commas, colons or spaces.
+
+    Raises
+    ------
+    TurningpointError
+        If ``bands`` is not a positive integer, ``edges`` do not ascend from 0 or more, or both are given and
+        disagree.
+
+    Examples
+    --------
+    >>> radial_bands(edges="0:2:4:8")
+    Bands(count=3, edges=(0.0, 2.0, 4.0, 8.0))
+    """
+    _check(bands)
+    if edges is None:
+        return Bands(bands)
+    parts = re.split(r"[,:;\s]+", edges.strip()) if isinstance(edges, str) else edges
+    try:
+        found = tuple(float(part) for part in parts) if isinstance(parts, Iterable) else ()
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) < 2 or not found[0] >= 0 or not all(a < b for a, b in pairwise(found)):
+        raise TurningpointError(
+            f"edges is {edges!r}; accepted: two or more ascending numbers from 0 on, in cycles per image, "
+            "such as '0,2,4,8'."
+        )
+    if bands not in (BANDS, len(found) - 1):
+        raise TurningpointError(
+            f"bands is {bands}, but edges {edges!r} divide {len(found) - 1}; accepted: one of the two."
+        )
+    return Bands(len(found) - 1, found)
+
+
 @lru_cache(maxsize=64)
-def layout(height: int, width: int, bands: int) -> Layout:
+def layout(height: int, width: int, bands: int, edges: tuple[float, ...] | None = None) -> Layout:
     """The bands of images of one size.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the images, in pixels.
+    bands : int
+        How many.
+    edges : tuple of bands + 1 floats, optional
+        Their edges, by default of equal ratios up to Nyquist.
 
     Returns
     -------
     Layout
         ``edges``, bands + 1 numbers in cycles per image; ``band`` (H, W // 2 + 1), to which band a
-        coefficient belongs; ``weight`` (H, W // 2 + 1), 1 where it is its own conjugate, else the square
-        root of 2, or 0 if its conjugate stands for it.
+        coefficient belongs, -1 if to none; ``weight`` (H, W // 2 + 1), 1 where it is its own conjugate, else the
+        square root of 2, or 0 if its conjugate stands for it.
 
     Raises
     ------
     TurningpointError
-        If ``bands`` is not a positive integer, or so large that a band would be empty.
+        If ``bands`` is not a positive integer, or a band would be empty.
 
     Examples
     --------
@@ -79,13 +211,21 @@ def layout(height: int, width: int, bands: int) -> Layout:
     shorter = min(height, width)
     rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
     radius = shorter * np.hypot(rows[:, None], columns)
-    inner = max(shorter / 2, 1.0) ** (np.arange(1, bands) / bands)
+    inner = max(shorter / 2, 1.0) ** (np.arange(1, bands) / bands) if edges is None else np.array(edges[1:-1])
     band = np.searchsorted(inner * (1 - 1e-9), radius, side="right")
-    empty = np.flatnonzero(np.bincount(band.ravel(), minlength=bands) == 0)
-    if len(empty):
+    if edges is not None:
+        band[(radius < edges[0] * (1 - 1e-9)) | (radius >= edges[-1] * (1 - 1e-9))] = -1
+    empty = np.flatnonzero(np.bincount(band[band >= 0], minlength=bands) == 0)
+    if len(empty) and edges is None:
         raise TurningpointError(
             f"bands is {bands}, but band {empty[0]} of images of {height} x {width} pixels would be empty; "
             "accepted: fewer."
+        )
+    if len(empty):
+        low, high = edges[empty[0]], edges[empty[0] + 1]  # type: ignore[index]
+        raise TurningpointError(
+            f"edges are {edges}, but images of {height} x {width} pixels have no frequency from {low:g} to "
+            f"below {high:g} cycles; accepted: bands that hold some, up to {radius.max():.4g} cycles."
         )
     weight = np.full(radius.shape, math.sqrt(2))
     row = np.arange(height)
@@ -93,12 +233,12 @@ def layout(height: int, width: int, bands: int) -> Layout:
     for column in {0, width // 2} if width % 2 == 0 else {0}:
         weight[row > partner, column] = 0
         weight[row == partner, column] = 1
-    edges = (0.0, *inner.tolist(), float(radius.max()))
-    return Layout(edges, torch.from_numpy(band), torch.from_numpy(weight).float())
+    all_edges = (0.0, *inner.tolist(), float(radius.max())) if edges is None else edges
+    return Layout(all_edges, torch.from_numpy(band), torch.from_numpy(weight).float())
 
 
-def band_pass(images: Tensor, bands: int) -> Tensor:
-    """The images of each band alone; they sum to the images.
+def band_pass(images: Tensor, bands: int = BANDS, edges: Any = None) -> Tensor:
+    """The images of each band alone; they sum to the images if the edges leave nothing out.
 
     Parameters
     ----------
@@ -106,6 +246,8 @@ def band_pass(images: Tensor, bands: int) -> Tensor:
         The batch.
     bands : int
         How many bands.
+    edges : str or sequence of float, optional
+        As in `radial_bands`.
 
     Returns
     -------
@@ -114,7 +256,7 @@ def band_pass(images: Tensor, bands: int) -> Tensor:
     Raises
     ------
     TurningpointError
-        If the batch holds vectors, or ``bands`` does not suit its size.
+        If the batch holds vectors, or ``bands`` or ``edges`` do not suit its size.
 
     Examples
     --------
@@ -124,11 +266,22 @@ def band_pass(images: Tensor, bands: int) -> Tensor:
     """
     images = pictures(images, "frequency")
     height, width = images.shape[2:]
-    band = layout(height, width, bands).band.to(images.device)
+    which = radial_bands(bands, edges)
+    band = which.layout(height, width).band.to(images.device)
     spectrum = torch.fft.rfft2(images, norm="ortho")
-    masked = torch.stack([spectrum * (band == b) for b in range(bands)])
+    masked = torch.stack([spectrum * (band == b) for b in range(which.count)])
     passed: Tensor = torch.fft.irfft2(masked, s=(height, width), norm="ortho")
     return passed
+
+
+def phase_agreement(first: Tensor, second: Tensor, least: float) -> Tensor:
+    """Agreement of the phases of coefficients (B, C, K), weighted by both amplitudes, (B,) in [-1, 1].
+
+    It is NaN where the weights sum to no more than ``least``.
+    """
+    largest = (first.abs() * second.abs()).sum((1, 2))
+    agreement = (first * second.conj()).real.sum((1, 2))
+    return torch.where(largest > least, agreement / largest, torch.nan)
 
 
 @MEASURES.add("frequency")
@@ -141,11 +294,13 @@ class Frequency(Measure):
         If given, descriptions state the bands' edges for its images.
     bands : int
         How many.
+    edges : str or sequence of float, optional
+        Edges of one's own in place of their number: ``frequency?edges=0,2,4,8``; what they leave out is not read.
 
     Raises
     ------
     TurningpointError
-        If the images are vectors, or ``bands`` does not suit their size.
+        If the images are vectors, or ``bands`` or ``edges`` do not suit their size.
 
     Examples
     --------
@@ -160,10 +315,9 @@ class Frequency(Measure):
 
     name = "frequency"
 
-    def __init__(self, model: Any = None, bands: int = 5) -> None:
-        _check(bands)
-        self.bands = bands
-        edges = layout(*_image_size(model), bands).edges if model is not None else None
+    def __init__(self, model: Any = None, bands: int = BANDS, edges: Any = None) -> None:
+        self.bands = radial_bands(bands, edges)
+        names = self.bands.names(None if model is None else image_size(model))
         self.readings = tuple(
             Reading(f"{stem}{b}", kind, f"{what} of radial band {where}", unit, label=f"{short}{where}")
             for stem, kind, what, unit, short in (
@@ -171,13 +325,13 @@ class Frequency(Measure):
                 ("energy", "scalar", "log10 of the mean power", "decade", "energy of band "),
                 ("phase", "comparison", "phase agreement", "", "phase of band "),
             )
-            for b, where in enumerate(_names(bands, edges))
+            for b, where in enumerate(names)
         )
 
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
         images = pictures(images, self.name)
         content, energy = {}, {}
-        for b, (coefficients, count) in enumerate(self._coefficients(images)):
+        for b, (coefficients, count) in enumerate(self.bands.coefficients(images)):
             values = torch.view_as_real(coefficients).flatten(1)
             power = values.square().sum(1) / (count * images.shape[1])
             content[f"band{b}"] = values.cpu().numpy()
@@ -187,31 +341,14 @@ class Frequency(Measure):
     def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
         """Phase agreement per band, each (B,) in [-1, 1]; NaN where a band of either image is empty."""
         a, b = pictures(a, self.name), pictures(b, self.name)
-        found = {}
-        pairs = zip(self._coefficients(a, constant=False), self._coefficients(b, constant=False), strict=True)
-        for index, ((first, count), (second, _)) in enumerate(pairs):
-            agreement = (first * second.conj()).real.sum((1, 2))
-            largest = (first.abs() * second.abs()).sum((1, 2))
-            some = largest > FLOOR * count * a.shape[1]
-            found[f"phase{index}"] = torch.where(some, agreement / largest, torch.nan).cpu().numpy()
-        return found
+        first, second = (self.bands.coefficients(images, constant=False) for images in (a, b))
+        return {
+            f"phase{band}": phase_agreement(x, y, FLOOR * count * a.shape[1]).cpu().numpy()
+            for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True))
+        }
 
     def settings(self) -> dict[str, Any]:
-        return {"bands": self.bands}
-
-    def _coefficients(self, images: Tensor, constant: bool = True) -> list[tuple[Tensor, float]]:
-        """Per band, the weighted coefficients (B, C, K), and how many of the whole plane they stand for."""
-        _, band, weight = layout(images.shape[2], images.shape[3], self.bands)
-        spectrum = torch.fft.rfft2(images, norm="ortho").flatten(2)
-        if not constant:
-            spectrum[:, :, 0] = 0
-        found = []
-        for b in range(self.bands):
-            index = torch.nonzero(((band == b) & (weight > 0)).flatten()).flatten()
-            chosen = weight.flatten()[index]
-            part = spectrum[:, :, index.to(spectrum.device)] * chosen.to(spectrum.device)
-            found.append((part, float(chosen.square().sum())))
-        return found
+        return self.bands.settings()
 
 
 def _check(bands: int) -> None:
@@ -219,18 +356,10 @@ def _check(bands: int) -> None:
         raise TurningpointError(f"bands is {bands!r}; accepted: a positive integer.")
 
 
-def _image_size(model: Any) -> tuple[int, int]:
+def image_size(model: Any) -> tuple[int, int]:
     """Height and width of what the model's decoder gives."""
     weights = next(model.parameters(), None) if hasattr(model, "parameters") else None
     example = torch.zeros(1, *model.shape, device=None if weights is None else weights.device)
     with torch.no_grad():
         example = pictures(model.decode(example) if hasattr(model, "decode") else example, "frequency")
     return example.shape[2], example.shape[3]
-
-
-def _names(bands: int, edges: tuple[float, ...] | None) -> list[str]:
-    """``2 (2.9–4.9 cycles)``, or ``2`` while the edges are unknown."""
-    if edges is None:
-        return [str(b) for b in range(bands)]
-    written = [f"{edge:.1f}".removesuffix(".0") if edge < 10 else f"{edge:.0f}" for edge in edges]
-    return [f"{b} ({written[b]}–{written[b + 1]} cycles)" for b in range(bands)]

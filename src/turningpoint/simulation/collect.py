@@ -64,6 +64,7 @@ def collect(
     write: Callable[[Unit, Sequence[int], list[Finished]], None],
     progress: Progress | None = None,
     patience: float = 1.0,
+    flags: Sequence[str] = ("done",),
 ) -> None:
     """Simulate what is not done yet, and return when all units are done, by whichever worker.
 
@@ -83,8 +84,10 @@ def collect(
         Told after every walk that ends.
     patience : float
         Seconds between looks at units that other workers hold.
+    flags : sequence of str
+        Instead of ``done`` alone: arrays of which all must say that a walk is there.
     """
-    done = {unit.name: np.asarray(store.read("done", unit.region), dtype=bool) for unit in units}
+    done = {unit.name: _flags(store, unit, flags) for unit in units}
     total = int(sum(unit.steps * unit.size for unit in units))
     elsewhere = sum(unit.steps * int(done[unit.name].sum()) for unit in units)
     report = progress or (lambda done, total, evaluations: None)
@@ -101,7 +104,7 @@ def collect(
             if unit.lock is None:
                 busy_elsewhere.append(unit)
                 continue
-            now = np.asarray(store.read("done", unit.region), dtype=bool)
+            now = _flags(store, unit, flags)
             elsewhere += unit.steps * int(now.sum() - done[unit.name].sum())
             unit.pending = [int(i) for i in np.flatnonzero(~now)]
             if not unit.pending:
@@ -121,7 +124,7 @@ def collect(
                 unit.results[finished.walk.address] = finished
                 if len(unit.results) == len(unit.addresses):
                     write(unit, unit.pending, [unit.results[address] for address in unit.addresses])
-                    _raise_flags(store, unit)
+                    _raise_flags(store, unit, flags)
                     unit.results.clear()
                     held.pop(unit.name)
                     _release(unit)
@@ -134,10 +137,16 @@ def collect(
             _release(unit)
 
 
-def _raise_flags(store: Store, unit: Unit) -> None:
-    flags = np.array(store.read("done", unit.region), dtype=bool)
-    flags.reshape(-1)[unit.pending] = True
-    store.write("done", flags, unit.region)
+def _flags(store: Store, unit: Unit, names: Sequence[str]) -> np.ndarray:
+    """Of each walk of a unit, whether all flags say that it is there."""
+    return np.logical_and.reduce([np.asarray(store.read(name, unit.region), dtype=bool) for name in names])
+
+
+def _raise_flags(store: Store, unit: Unit, names: Sequence[str]) -> None:
+    for name in names:
+        flags = np.array(store.read(name, unit.region), dtype=bool)
+        flags.reshape(-1)[unit.pending] = True
+        store.write(name, flags, unit.region)
 
 
 def _release(unit: Unit) -> None:

@@ -11,9 +11,13 @@ go on later, so nothing is simulated twice.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,9 +30,25 @@ from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
 from .batches import out_of_memory
 from .noise import Noise
-from .walk import FromImage, FromNoise, FromState, FromTrunk, Walk
+from .walk import FromImage, FromNoise, FromState, FromTrunk, Record, Walk
 
 SMALLEST_BATCH = 2
+
+
+class Probe(Protocol):
+    """Looks into the network while the engine calls it; see `turningpoint.simulation.probe`."""
+
+    def watch(
+        self, rows: int, fresh: Tensor, active: Tensor
+    ) -> contextlib.AbstractContextManager[dict[str, Tensor]]:
+        """While the network is called for a batch of ``rows``: what was seen, (rows, ...) by name, when it ends.
+
+        ``fresh`` (rows,) says which rows begin a walk, ``active`` (rows,) which are a walk's own evaluation at a time
+        of its grid, neither padding nor a later phase of a step.
+        """
+
+    def forget(self) -> None:
+        """Rows no longer hold what they held."""
 
 
 @dataclass
@@ -55,7 +75,8 @@ class _Path:
     walk: Walk
     position: int = 0
     phase: int = 0
-    kept: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    watched: bool = False
     state: tuple[Tensor, Tensor] | None = None
     """The state and the memory of a path that waits without a slot."""
     begun: bool = False
@@ -84,6 +105,10 @@ class Engine:
         Rows of a call, at least 2.
     device : torch.device
         Where the model is.
+    probe : Probe, optional
+        Looks into the network at every call, for records of activations.
+    scratch : Path, optional
+        Where records of walks under way lie, in files without a name, instead of in memory.
 
     Attributes
     ----------
@@ -106,8 +131,12 @@ class Engine:
         noise: Noise,
         batch: int = 64,
         device: str | torch.device = "cpu",
+        probe: Probe | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.model, self.sampler, self.noise = model, sampler, noise
+        self.probe, self.scratch = probe, scratch
+        self._seen: dict[str, Tensor] = {}
         self.batch, self.device = max(SMALLEST_BATCH, int(batch)), torch.device(device)
         self.calls = self.evaluations = self.steps = 0
         self._waiting: deque[_Path] = deque()
@@ -146,6 +175,8 @@ class Engine:
         self._slots = [None] * batch
         self._x = torch.zeros(batch, *shape, device=self.device)
         self._memory = torch.zeros(batch, self.sampler.memory, *shape, device=self.device)
+        if self.probe is not None:
+            self.probe.forget()
 
     def _halve(self, error: BaseException) -> None:
         if self.batch <= SMALLEST_BATCH:
@@ -224,10 +255,11 @@ class Engine:
                 self._memory[rows] = part.memory
         kwargs = self.model.conditions(conditions, self.device)
         times = queried.to(device=self.device, dtype=self._x.dtype)
-        if self.sampler.wants_variance:
-            answer, self._step.v = self.model.with_variance(query, times, **kwargs)
-        else:
-            answer = self.model(query, times, **kwargs)
+        with self._watching(busy, phases):
+            if self.sampler.wants_variance:
+                answer, self._step.v = self.model.with_variance(query, times, **kwargs)
+            else:
+                answer = self.model(query, times, **kwargs)
         if answer.shape != query.shape:
             raise SimulationError(
                 f"the network of {self.model.name!r} returned shape {tuple(answer.shape)} for items of shape "
@@ -236,6 +268,21 @@ class Engine:
         self.calls += 1
         self.evaluations += len(busy)
         return answer.to(self._x.dtype), queried
+
+    @contextlib.contextmanager
+    def _watching(self, busy: list[int], phases: np.ndarray) -> Iterator[None]:
+        """Let the probe look while the network is called."""
+        if self.probe is None:
+            yield
+            return
+        fresh, active = (torch.zeros(self.batch, dtype=torch.bool) for _ in range(2))
+        for i in busy:
+            fresh[i], active[i] = not self._path(i).watched, bool(phases[i] == 0)
+        with self.probe.watch(self.batch, fresh, active) as seen:
+            yield
+        self._seen = seen
+        for i in busy:
+            self._path(i).watched = True
 
     def _rows(self, rows: Tensor) -> Step:
         step = self._step
@@ -247,6 +294,8 @@ class Engine:
         self._check(busy, answer, queried)
         first = [i for i in busy if self._phases[i] == 0]
         self._record("estimate", first, answer)
+        for name, seen in self._seen.items():
+            self._record("activation", first, seen, name)
         done = torch.zeros(self.batch, dtype=torch.bool)
         if self.sampler.phases == 1:
             self._x, done = self.sampler.update(0, self._step, answer)
@@ -319,36 +368,51 @@ class Engine:
         z = torch.from_numpy(self.noise.draw(branch.address, 0, self.model.shape)).to(self.device)
         return alpha_ts * x_s + sigma_ts * z
 
-    def _record(self, what: str, slots: list[int], values: Tensor) -> None:
+    def _record(self, what: str, slots: list[int], values: Tensor, name: str = "") -> None:
+        """Keep rows of ``values`` (B, ...) for the records of the walks in these slots that want them now."""
+        host: np.ndarray | None = None
         for i in slots:
             path = self._path(i)
-            for record in path.walk.records:
-                if record.what != what:
-                    continue
-                ended = (
-                    path.position == len(path.walk.times) - 1
-                )  # which stands for the data wherever it lies
-                for k, time in enumerate(record.times):
-                    if abs(time - path.t) < SAME_TIME or (ended and time == 0):
-                        value = values[i : i + 1]
-                        kept = value if record.function is None else record.function(value)
-                        path.kept.setdefault(record.name, {})[k] = kept[0].cpu().numpy().copy()
+            wanted = [r for r in path.walk.records if r.what == what and (not name or r.name == name)]
+            # the last time stands for the data wherever it lies
+            ended = path.position == len(path.walk.times) - 1
+            for record in wanted:
+                for k in _places(record, path.t, ended):
+                    if record.function is not None:
+                        row = record.function(values[i : i + 1])[0].cpu().numpy()
+                    else:
+                        host = values.cpu().numpy() if host is None else host
+                        row = host[i]
+                    if record.name not in path.kept:
+                        path.kept[record.name] = self._room(record, row)
+                    path.kept[record.name][k] = row
+
+    def _room(self, record: Record, like: np.ndarray) -> np.ndarray:
+        """NaN for every time of a record, where `scratch` says."""
+        shape = (len(record.times), *like.shape)
+        kind = like.dtype if np.issubdtype(like.dtype, np.floating) else np.dtype(np.float32)
+        if self.scratch is None or record.function is not None:
+            return np.full(shape, np.nan, kind)
+        with tempfile.TemporaryFile(dir=self.scratch) as file:
+            rows = np.memmap(file, kind, "w+", shape=shape)
+        rows[:] = np.nan
+        return rows
+
+
+def _places(record: Record, t: float, ended: bool) -> Sequence[int]:
+    """Which of a record's times a walk has reached."""
+    times = np.asarray(record.times)
+    return np.flatnonzero((np.abs(times - t) < SAME_TIME) | (ended & (times == 0))).tolist()
 
 
 def _stack(path: _Path, final: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:
-    stacked = {}
+    stacked = dict(path.kept)
     for record in path.walk.records:
-        rows = path.kept.get(record.name, {})
-        if len(rows) == len(record.times):
-            stacked[record.name] = np.stack([rows[k] for k in range(len(rows))])
+        if record.name in stacked or record.what == "activation":
             continue
-        if rows:
-            like = next(iter(rows.values()))
-        elif record.function is None:
-            like = final
-        else:
+        like = final
+        if record.function is not None:
             like = record.function(torch.from_numpy(final[None]).to(device))[0].cpu().numpy()
         kind = like.dtype if np.issubdtype(like.dtype, np.floating) else np.dtype(np.float32)
-        gap = np.full(like.shape, np.nan, kind)
-        stacked[record.name] = np.stack([rows.get(k, gap) for k in range(len(record.times))])
+        stacked[record.name] = np.full((len(record.times), *like.shape), np.nan, kind)
     return stacked

@@ -67,7 +67,7 @@ class FromTrunk:
 
 Start = FromNoise | FromImage | FromState | FromTrunk
 
-RECORDED = ("state", "estimate")
+RECORDED = ("state", "estimate", "activation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,8 @@ class Record:
     Parameters
     ----------
     what : str
-        ``state``, x_t as the walk reaches a time; or ``estimate``, the denoiser's x_0 at that time.
+        ``state``, x_t as the walk reaches a time; ``estimate``, the denoiser's x_0 at that time; or ``activation``,
+        what the engine's probe sees in the network at that time under this record's name.
     times : sequence of float
         Where; they are put on the grid of every walk that passes them.
     name : str, optional

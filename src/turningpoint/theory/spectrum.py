@@ -14,7 +14,12 @@ For Gaussian data the gain is also the relative power of the denoised image, :ma
 
 since x and x' are two draws from one posterior.  The relative *amplitude*, :math:`\sqrt{g_k}`, falls to
 one half only at :math:`\tau = \sqrt{3 \lambda_k}`.  A band of directions retains :math:`\sum_k \lambda_k
-g_k / \sum_k \lambda_k`.
+g_k / \sum_k \lambda_k`, which is also its relative power; the denoiser's gain over the band, the slope of the best
+line from all of its :math:`x_k / \alpha` to all :math:`\hat x_{0,k}`, is
+
+.. math:: \frac{\sum_k \lambda_k}{\sum_k (\lambda_k + \tau^2)} ,
+
+half where :math:`\tau^2` is the band's mean variance.
 
 The probability-flow ODE of a Gaussian moves each direction by itself, in VE coordinates from
 :math:`\tau_T` to :math:`\tau` as
@@ -119,7 +124,33 @@ def band_half_emergence(variances: Any) -> float:
     return float(brentq(lambda level: (power * gain(power, level)).sum() - total, *ends, xtol=1e-12))
 
 
-def bands(power: Any, count: int = BANDS) -> list[np.ndarray]:
+def band_half_gain(variances: Any) -> float:
+    """Log-SNR at which the gain of a band of directions is one half: tau^2 is the mean variance.
+
+    Half of the band's power is there no later: lambda^2 / (lambda + tau^2) is convex in lambda.
+
+    Parameters
+    ----------
+    variances : array (k,)
+        The band's eigenvalues, not all 0; those that are 0 count in the mean.
+
+    Raises
+    ------
+    TurningpointError
+        If all are 0.
+
+    Examples
+    --------
+    >>> round(math.exp(-band_half_gain([2.0, 1.0, 0.0])), 9)
+    1.0
+    """
+    mean = float(array(variances).mean()) if np.size(variances) else 0.0
+    if not mean > 0:
+        raise TurningpointError("variances are all 0; accepted: at least one above 0.")
+    return float(half_emergence(mean))
+
+
+def bands(power: Any, count: int = BANDS, edges: tuple[float, ...] | None = None) -> list[np.ndarray]:
     """The variances of Fourier modes, band by band.
 
     Parameters
@@ -128,6 +159,8 @@ def bands(power: Any, count: int = BANDS) -> list[np.ndarray]:
         The variance of every mode of an orthonormal ``fft2``: `power_spectrum` of images.
     count : int
         How many radial bands, as in the measure ``frequency``.
+    edges : tuple of count + 1 floats, optional
+        Their edges, by default of equal ratios up to Nyquist.
 
     Returns
     -------
@@ -143,7 +176,7 @@ def bands(power: Any, count: int = BANDS) -> list[np.ndarray]:
     if variances.ndim != 3:
         raise TurningpointError(f"power has shape {variances.shape}; accepted: (C, H, W).")
     height, width = variances.shape[1:]
-    _, band, weight = layout(height, width, count)
+    _, band, weight = layout(height, width, count, edges)
     times = np.rint(array(weight) ** 2).astype(int)  # a mode and its conjugate are one complex coefficient
     half_plane, where = variances[:, :, : width // 2 + 1], array(band)
     return [np.repeat(half_plane[:, where == b], times[where == b], axis=1).ravel() for b in range(count)]

@@ -1,0 +1,123 @@
+r"""``gain``: how much of the state the denoiser lets through, band by band.
+
+Let :math:`x_k` be the Fourier coefficients (orthonormal 2-D DFT) of a state
+:math:`x_t = \alpha x_0 + \sigma \varepsilon`, and :math:`\hat x_k` those of its estimate
+:math:`\hat x_0(x_t)`.  In a radial band :math:`K_b` of `frequency`, all channels together,
+
+.. math::
+
+   \text{cross}_b = \frac{1}{|K_b|} \sum_{k \in K_b} \mathrm{Re}(\hat x_k x_k^*), \qquad
+   \text{input}_b = \frac{1}{|K_b|} \sum_{k \in K_b} |x_k|^2 .
+
+These are moments of one trajectory, not similarities: they have no largest value, and a retention or an onset
+of them says nothing.  What they are for is the slope of the best line from the state, in VE coordinates
+:math:`x_t / \alpha`, to the estimate,
+
+.. math:: g_b(t) = \frac{E[\text{cross}_b]}{\alpha \, E[\text{input}_b / \alpha^2]}
+                 = \frac{\alpha \, E[\text{cross}_b]}{E[\text{input}_b]},
+
+a ratio of means over items (`turningpoint.statistics.emergence.gain`).
+
+**Closed form.**  Gaussian data with modes of variance :math:`\lambda_k` have
+:math:`\hat x_k = \alpha \lambda_k x_k / (\alpha^2 \lambda_k + \sigma^2)` and
+:math:`E|x_k|^2 = \alpha^2 \lambda_k + \sigma^2`, so :math:`E[\hat x_k x_k^*] = \alpha \lambda_k` and, with
+:math:`\tau = \sigma / \alpha`,
+
+.. math:: g_b = \frac{\sum_k \alpha^2 \lambda_k}{\sum_k (\alpha^2 \lambda_k + \sigma^2)}
+              = \frac{\sum_{k \in K_b} \lambda_k}{\sum_{k \in K_b} (\lambda_k + \tau^2)}
+              = \frac{\bar\lambda_b}{\bar\lambda_b + \tau^2} .
+
+It is one half at :math:`\tau^2 = \bar\lambda_b`, the *mean* variance of the band
+(`turningpoint.theory.spectrum.band_half_gain`); the band's power has its half elsewhere, unless all its modes
+have one variance.  Nothing here needs Gaussian data: the posterior mean has
+:math:`E[\hat x_k x_k^*] = E[x_{0,k} x_k^*] = \alpha E|x_{0,k}|^2` for any data, so the same holds with the
+second moments in the place of variances, and a gain off this curve is an error of the denoiser or of the
+states it was asked at.
+
+Source: Wiener's filter; Wang & Vastola 2023, arXiv:2303.02490, for its gain in diffusion models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import TurningpointError
+from . import MEASURES, Measure, Reading
+from .frequency import BANDS, radial_bands
+from .pixels import pictures
+
+
+@MEASURES.add("gain")
+class Gain(Measure):
+    """Moments of state and estimate in radial bands, from which the denoiser's gain is made.
+
+    Parameters
+    ----------
+    model : Denoiser, optional
+        If given, descriptions state the bands' edges for its states.
+    bands : int
+        How many, as in `frequency`.
+    edges : str or sequence of float, optional
+        Edges of one's own in place of their number: ``gain?edges=0,2,4,8``.
+
+    Raises
+    ------
+    TurningpointError
+        If states are vectors, differ in shape from their estimates, or ``bands`` or ``edges`` do not suit
+        their size.
+
+    Examples
+    --------
+    >>> state = torch.rand(2, 1, 16, 16)
+    >>> found = Gain(bands=2).compare(state, 0.25 * state)
+    >>> (found["cross1"] / found["input1"]).round(6).tolist()
+    [0.25, 0.25]
+    """
+
+    name = "gain"
+    by_default = False
+    against = "state"
+
+    def __init__(self, model: Any = None, bands: int = BANDS, edges: Any = None) -> None:
+        self.bands = radial_bands(bands, edges)
+        size = None
+        if model is not None:
+            _, _, *size = pictures(torch.zeros(1, *model.shape), self.name).shape
+        names = self.bands.names(size and (size[0], size[1]))
+        self.readings = tuple(
+            Reading(
+                f"{stem}{b}", "comparison", f"{what} in radial band {where}", label=f"{stem} of band {where}"
+            )
+            for stem, what in (
+                ("cross", "mean product of state and estimate"),
+                ("input", "mean power of the state"),
+            )
+            for b, where in enumerate(names)
+        )
+
+    def read(self, images: Tensor) -> dict[str, np.ndarray]:
+        del images
+        return {}
+
+    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
+        """The moments of states ``a`` and of their estimates ``b``, each (B,)."""
+        a, b = pictures(a, self.name), pictures(b, self.name)
+        if a.shape != b.shape:
+            raise TurningpointError(
+                f"measure is {self.name!r}, but states have shape {tuple(a.shape)} and estimates {tuple(b.shape)}; "
+                "accepted: one shape."
+            )
+        cross, power = {}, {}
+        states, estimates = self.bands.coefficients(a), self.bands.coefficients(b)
+        for band, ((x, count), (y, _)) in enumerate(zip(states, estimates, strict=True)):
+            modes = count * a.shape[1]
+            cross[f"cross{band}"] = ((y * x.conj()).real.sum((1, 2)) / modes).cpu().numpy()
+            power[f"input{band}"] = (x.abs().square().sum((1, 2)) / modes).cpu().numpy()
+        return cross | power
+
+    def settings(self) -> dict[str, Any]:
+        return self.bands.settings()
