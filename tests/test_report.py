@@ -282,7 +282,7 @@ def test_answers():
 def test_the_template_is_package_data():
     import turningpoint
 
-    assert (Path(turningpoint.__file__).parent / "report.html.j2").is_file()
+    assert (Path(turningpoint.__file__).parent / "pages" / "run.html.j2").is_file()
 
 
 def test_the_step_check_is_told_once_it_was_made(tmp_path):

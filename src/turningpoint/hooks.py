@@ -33,9 +33,6 @@ from .errors import TurningpointError
 
 T = TypeVar("T")
 
-NEVER_RUN = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Containers: modules that hold others and are not called."""
-
 
 # ---- which network, and its names
 
@@ -146,11 +143,13 @@ def matching(
     >>> matching(net, ["*", "1.**"])
     [['0', '1'], ['1', '1.0', '1.1']]
     """
-    names = _full_names(network, _wrapping(network) if wrapped else "")
+    wrapping = _wrapping(network) if wrapped else ""
+    names = _full_names(network, wrapping)
+    inside = [name for name, full in names.items() if full.startswith(wrapping) and full != wrapping]
     found = []
     for pattern in patterns:
         parts = pattern.split(".")
-        hits = [name for name in names if _fits(name.split("."), parts)]
+        hits = [name for name in inside if _fits(name.split("."), parts)]
         hits = hits or [name for name, full in names.items() if _fits(full.split("."), parts)]
         hits = hits or [name for name in also if name == pattern]
         if not hits:
@@ -185,12 +184,17 @@ def _wrapping(network: nn.Module) -> str:
     inside = network
     while True:
         children = list(inside.named_children())
-        if len(children) != 1 or isinstance(children[0][1], NEVER_RUN) or not [*children[0][1].children()]:
+        if len(children) != 1 or not [*children[0][1].children()] or not _can_be_called(children[0][1]):
             break
         path.append(children[0][0])
         inside = children[0][1]
     ambiguous = path and path[0] in dict(inside.named_children())
     return "" if ambiguous else ".".join(path)
+
+
+def _can_be_called(module: nn.Module) -> bool:
+    """Whether it is more than a list of others."""
+    return type(module).forward is not nn.Module.forward
 
 
 def _full_names(network: nn.Module, wrapping: str) -> dict[str, str]:

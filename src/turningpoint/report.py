@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .beside import Picture, error_picture, theory_picture
+from .beside import error_picture, theory_picture
 from .diffusion.schedule import Schedule
 from .errors import TurningpointError
 from .figures.answer import answer, native, ranked_by_centre
@@ -19,7 +18,10 @@ from .figures.probability import caption
 from .figures.style import clock_name, number
 from .illustrate import boards, pictures, set_aside, sorted_categories
 from .models._names import brief
+from .pages import made, render, saved
 from .simulation.store import sentences
+from .trace_report import trace_report
+from .tracing import Trace
 
 if TYPE_CHECKING:
     from .run import Run
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
 EDGES = ("start", "centre", "end")
 
 
-def report(run: Run, folder: str | Path | None = None, delta: float = 0.1, beside: Run | None = None) -> Path:
+def report(
+    run: Run | Trace, folder: str | Path | None = None, delta: float = 0.1, beside: Run | None = None
+) -> Path:
     """Write ``report.html`` and, under ``figures/``, every picture with the table it was drawn from.
 
     The page is self-contained: it loads nothing and opens offline.
 
     Parameters
     ----------
-    run : Run
-        A run of U-turns or clones with at least one reading.
+    run : Run or Trace
+        A run of U-turns or clones, or trajectories, with at least one reading.
     folder : path, optional
         Where to write; by default the run's own folder.
     delta : float
@@ -55,6 +59,10 @@ def report(run: Run, folder: str | Path | None = None, delta: float = 0.1, besid
         If the run lives in memory and no folder is given, nothing has been measured, or the folder
         cannot be written.
     """
+    if isinstance(run, Trace):
+        if beside is not None:
+            raise TurningpointError("beside is given with a trace; accepted: see turningpoint.compare.")
+        return trace_report(run, folder)
     place = run.folder if folder is None else Path(folder)
     if place is None:
         raise TurningpointError("folder is None and the run is in memory; accepted: a folder to write into.")
@@ -64,8 +72,6 @@ def report(run: Run, folder: str | Path | None = None, delta: float = 0.1, besid
 
 def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     """Draw, fill the template, and write both."""
-    from jinja2 import Environment, StrictUndefined
-
     measured, curves = run.windows(delta=delta), run.curves()
     aside = set_aside(measured)
     windows = measured[~measured["feature"].isin(aside)]
@@ -81,9 +87,9 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
     drawn |= theory_picture(run, beside, sweep) | ({} if error is None else error_picture(error))
     page = {
         "title": brief(model.get("name", "model")),
-        "model": model.get("name", "model"),
+        **made(run),
         "answer": answer(windows, order, run.schedule),
-        "figures": _saved(drawn, place / "figures"),
+        "figures": saved(drawn, place / "figures"),
         "difference": "" if error is None else spoken(error),
         "probability": caption(drawn["probability"][1], measured) if "probability" in drawn else "",
         "clock": clock_name(run.schedule),
@@ -95,26 +101,10 @@ def _write(run: Run, place: Path, delta: float, beside: Run | None) -> Path:
         "delta": f"{delta:g}",
         "nearly": f"{1 - delta:g}",
         "kind": run.manifest.get("kind", ""),
-        "axes": _flat({k: v for k, v in run.manifest.get("axes", {}).items() if k != "image_digests"}),
         "size": _size(run.manifest.get("axes", {})),
-        "settings": _flat({name: value for name, value in settings.items() if name != "model"}),
-        "details": _flat(
-            {name: value for name, value in model.items() if name not in ("name", "fingerprint")}
-        ),
-        "fingerprint": model.get("fingerprint", "unknown"),
-        "versions": run.manifest.get("versions", {}),
-        "command": run.manifest.get("command") or "",
-        "papers": run.papers(),
         "check": _step_check(run, delta),
     }
-    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / "report.html"
-    path.write_text(environment.from_string(template).render(page), encoding="utf-8")
-    return path
+    return render("run.html.j2", page, place)
 
 
 def _model_error(run: Run, beside: Run) -> pd.DataFrame:
@@ -177,42 +167,7 @@ def _bound(value: float) -> str:
     return number(value) if math.isfinite(value) else "open"
 
 
-def _saved(drawn: dict[str, Picture], folder: Path) -> dict[str, str]:
-    """Save every picture with its table, and give it back as an SVG element."""
-    from .figures.save import inline, save
-
-    elements = {}
-    for name, (figure, table, about) in drawn.items():
-        svg = save(figure, table, folder, name)[0].read_text(encoding="utf-8")
-        elements[name] = inline(svg, name, about)
-    return elements
-
-
 def _size(axes: dict[str, Any]) -> str:
     counts = [("items", "starting image"), ("replicates", "replicate")]
     known = [(axes[name], what) for name, what in counts if isinstance(axes.get(name), int)]
     return " × ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in known)
-
-
-def _flat(settings: dict[str, Any], before: str = "") -> dict[str, str]:
-    """Nested settings as one level of dotted names."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[before + name] = _text(value)
-    return flat
-
-
-def _text(value: Any) -> str:
-    """A setting for readers: a long list as its length and range."""
-    if value is None:
-        return "none"
-    if not isinstance(value, list | tuple | np.ndarray):
-        return str(value)
-    if len(value) <= 8:
-        return ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in value) or "none"
-    if all(isinstance(v, int | float | np.number) for v in value):
-        return f"{len(value)} values from {min(value):.4g} to {max(value):.4g}"
-    return f"{len(value)} values: {value[0]}, …, {value[-1]}"

@@ -113,7 +113,9 @@ class Trace(Archive):
         """
         name, described = self._described(feature)
         if side not in self.sides(feature):
-            raise TurningpointError(f"side is {side!r}; accepted for {feature!r}: {', '.join(self.sides(feature))}.")
+            raise TurningpointError(
+                f"side is {side!r}; accepted for {feature!r}: {', '.join(self.sides(feature))}."
+            )
         known = {"along": side, "away": f"{side}_away", "final": "final"}
         arrays = {key: f"readings/{name}/{prefix}.{described['name']}" for key, prefix in known.items()}
         found = {
@@ -124,7 +126,9 @@ class Trace(Archive):
         return xr.Dataset(found, coords=self._clocks(), attrs=described)
 
     def _clocks(self) -> dict[str, Any]:
-        return {"time": self.t} | {name: ("time", self.store.read(name)) for name in ("t", "logsnr", "native")}
+        return {"time": self.t} | {
+            name: ("time", self.store.read(name)) for name in ("t", "logsnr", "native")
+        }
 
     def series(self, feature: str, side: str = "estimate") -> Series:
         """One reading as the statistics take it: see `turningpoint.statistics.growth`."""
@@ -142,7 +146,9 @@ class Trace(Archive):
         """Several readings, by default all of the side."""
         chosen = list(features or self.features(side))
         if not chosen:
-            raise TurningpointError(f"the trace has no readings of the {side}; give measures= (--with) to trace.")
+            raise TurningpointError(
+                f"the trace has no readings of the {side}; give measures= (--with) to trace."
+            )
         return [self.series(feature, side) for feature in chosen]
 
     # ---- when features grow
@@ -180,7 +186,7 @@ class Trace(Archive):
             t = [self._t_of(value) for value in table[column]]
             table[f"{column}_t"] = t
             table[f"{column}_native"] = [float(self.schedule.native(x)) if np.isfinite(x) else x for x in t]
-        return table
+        return table.sort_values(["onset", "settled"], kind="stable", na_position="last", ignore_index=True)
 
     def _t_of(self, logsnr: float) -> float:
         """The time at a log-SNR; an open end stays open, at the other infinity."""
@@ -200,7 +206,9 @@ class Trace(Archive):
         if "frequency" not in self.measured():
             return []
         known = self.store.attrs("readings/frequency")["readings"]
-        return [str(r["label"]).removeprefix("energy of ") for r in known if str(r["name"]).startswith("energy")]
+        return [
+            str(r["label"]).removeprefix("energy of ") for r in known if str(r["name"]).startswith("energy")
+        ]
 
     def emergence(self, side: str = "estimate", known: Any = None, quantity: str = "power") -> Emergence:
         """The relative power of each frequency band along the trajectories, and where it is one half.
@@ -234,23 +242,40 @@ class Trace(Archive):
         With the spectrum that the model knows itself to have, or else that of the final images: what a Gaussian with
         their spectrum would do.  NaN for bands without power.
         """
-        described = self.store.attrs("readings/frequency")["settings"]
+        return np.array(
+            [band_half_emergence(v) if v.sum() > 0 else np.nan for v in self._variances("frequency")]
+        )
+
+    def predicted_gain(self) -> np.ndarray:
+        r"""Where by theory each band's gain is one half, (bands,) in log-SNR: :math:`-\log` of the mean second moment."""
+        moments = self._variances("gain", about_mean=False)
+        return np.array([-np.log(v.mean()) if v.sum() > 0 else np.nan for v in moments])
+
+    def _variances(self, measure: str, about_mean: bool = True) -> list[np.ndarray]:
+        """The variances of the modes of each band: of the model's distribution, or else of the final images."""
         try:
             model: Any = self.model
         except TurningpointError:
             model = None  # it is not here: its images are
         known = model.fourier_variances() if hasattr(model, "fourier_variances") else None
-        power = power_spectrum(self._of_ended("images")) if known is None else known
-        parts = spectrum_bands(power, **described)
-        return np.array([band_half_emergence(v) if v.sum() > 0 else np.nan for v in parts])
+        if known is None:
+            images = self._of_ended("images")
+            known = power_spectrum(images)
+            if not about_mean:  # what the gain is of
+                known = known + np.abs(np.fft.fft2(images.mean(0), norm="ortho")) ** 2
+        return spectrum_bands(known, *self.store.attrs(f"readings/{measure}")["settings"].values())
 
     def gain(self) -> Emergence:
         """What the denoiser lets through of each frequency band, and where it is one half; see `measures.gain`."""
         if "gain" not in self.measured():
-            raise TurningpointError("the trace has not read 'gain'; give measures='gain' (--with gain) to trace.")
+            raise TurningpointError(
+                "the trace has not read 'gain'; give measures='gain' (--with gain) to trace."
+            )
         count = len(self.store.attrs("readings/gain")["readings"]) // 2
         cross, inputs = (
-            np.stack([self.reading(f"gain.{stem}{b}")["along"].values.astype(float) for b in range(count)], -1)
+            np.stack(
+                [self.reading(f"gain.{stem}{b}")["along"].values.astype(float) for b in range(count)], -1
+            )
             for stem in ("cross", "input")
         )
         alpha = self.schedule.alpha(self.t).numpy()
@@ -285,7 +310,9 @@ class Trace(Archive):
             If no layer was looked at.
         """
         if not self.store.has("activations"):
-            raise TurningpointError("the trace has looked at no layer; give activations= (--activations) to trace.")
+            raise TurningpointError(
+                "the trace has looked at no layer; give activations= (--activations) to trace."
+            )
         attrs = self.store.attrs("activations")
         named = {"layer": list(attrs["layers"]), "summary": list(attrs["summaries"])}
         return self.store.dataset("activations").assign_coords(named | self._clocks())
@@ -296,6 +323,17 @@ class Trace(Archive):
             return None
         attrs = self.store.attrs("activations")
         return self._of_ended("activations/summaries"), tuple(attrs["layers"]), tuple(attrs["summaries"])
+
+    def activation_maps(self) -> np.ndarray | None:
+        """Where in the image layers are at work, means over trajectories: (T, L, m, m); None without any."""
+        if not self.store.has("activations/maps"):
+            return None
+        total, there = 0.0, 0.0
+        for item in np.flatnonzero(self.store.read("done")):
+            one = self.store.read("activations/maps", (int(item),)).astype(float)
+            total, there = total + np.nan_to_num(one), there + np.isfinite(one)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / np.where(there, there, np.nan))
 
     def association(self, features: Sequence[str] | None = None, **settings: Any) -> Association:
         """Which layers' activity goes with which feature's increments; see `turningpoint.statistics.association`.
@@ -309,7 +347,9 @@ class Trace(Archive):
         """
         known = self.activation_summaries()
         if known is None:
-            raise TurningpointError("the trace has looked at no layer; give activations= (--activations) to trace.")
+            raise TurningpointError(
+                "the trace has looked at no layer; give activations= (--activations) to trace."
+            )
         values, layers, summaries = known
         grown = {one.feature: one.values for one in self.all_series(features) if one.kind != "categorical"}
         return association(
@@ -332,7 +372,9 @@ class Trace(Archive):
                         continue
                     array = array.isel(time=order) if "time" in array.dims else array
                     about = {k: v for k, v in described.items() if k in ("kind", "unit", "description")}
-                    dims = {d: f"{described['feature']}_feature" for d in array.dims if d not in ("item", "time")}
+                    dims = {
+                        d: f"{described['feature']}_feature" for d in array.dims if d not in ("item", "time")
+                    }
                     dataset[f"{described['feature']}{suffix}"] = array.rename(dims).variable.copy(deep=False)
                     dataset[f"{described['feature']}{suffix}"].attrs = about
         return dataset
@@ -362,3 +404,8 @@ def open_trace(folder: str | Path, model: Any = None) -> Trace:
     if model is not None:
         found.check_model()
     return found
+
+
+def is_trace(folder: str | Path) -> bool:
+    """Whether a folder holds trajectories."""
+    return (Store.read_manifest(folder) or {}).get("kind") == "trace"

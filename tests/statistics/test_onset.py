@@ -76,6 +76,9 @@ def test_crossings_by_hand(growth, first, settled):
         ([0.0, 0.0, 0.0, 1.0], [-4.0, -2.0, 0.0, INF], INF, INF),  # above every finite one
         ([0.0, 0.6, 0.8, 1.0], [-4.0, -2.0, 0.0, INF], -4 + 2 * 0.5 / 0.6, INF),
         ([0.0, 1.0, 1.0, 1.0], [-4.0, -2.0, 0.0, INF], -3.0, -2.2),
+        ([0.0, 0.0, 0.0, 1.0], [-4.0, -2.0, INF, INF], INF, INF),
+        ([0.0, 1.0, 1.0, 1.0], [-INF, -INF, 0.0, 1.0], -INF, -INF),
+        ([0.0, 1.0], [-INF, INF], NAN, NAN),  # anywhere
     ],
 )
 def test_a_clock_may_begin_at_no_signal_and_end_without_noise(growth, axis, first, settled):

@@ -12,6 +12,7 @@ from ..experiments.merge import merge as run_merge
 from ..measures import MEASURES
 from ..measures import measure as make_measure
 from ..run import Run, open_run
+from ..tracing import is_trace, open_trace
 from .app import (
     Delta,
     Device,
@@ -91,7 +92,8 @@ def report(
     """Write RUN/report.html and the figures, each with its table."""
     from ..report import report as write_report
 
-    page = write_report(_measured(run), delta=delta, beside=None if beside is None else _measured(beside))
+    opened = open_trace(run) if is_trace(run) else _measured(run)
+    page = write_report(opened, delta=delta, beside=None if beside is None else _measured(beside))
     if json:
         print_json({"report": place(page)})
     else:

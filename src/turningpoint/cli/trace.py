@@ -59,11 +59,16 @@ def trace(
         int | None, typer.Option(help="Trajectories from pure noise. [64, without --images]")
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="Start from noised images instead: a folder, zip, parquet, .npz or .npy.")
+        str | None,
+        typer.Option(help="Start from noised images instead: a folder, zip, parquet, .npz or .npy."),
     ] = None,
-    from_time: Annotated[float | None, typer.Option("--from", help="The time t to which --images are noised.")] = None,
+    from_time: Annotated[
+        float | None, typer.Option("--from", help="The time t to which --images are noised.")
+    ] = None,
     items: Annotated[int | None, typer.Option(help="Take the first ones of --images only.")] = None,
-    first_item: Annotated[int, typer.Option(help="Number of the first trajectory, for a part of a study.")] = 0,
+    first_item: Annotated[
+        int, typer.Option(help="Number of the first trajectory, for a part of a study.")
+    ] = 0,
     sampler: Sampler = "heun",
     steps: Annotated[
         int | None, typer.Option(help="Steps from t = 1 to 0. [the model's authors', else 50]")
@@ -133,7 +138,12 @@ def trace(
         page = write_report(run)
     if json:
         summary = {"run": place(run.folder), "kind": run.kind, "model": run.settings["model"]["name"]}
-        summary |= {"seconds": round(seconds, 3), "items": run.items, "logsnr": run.logsnr, "complete": run.complete}
+        summary |= {
+            "seconds": round(seconds, 3),
+            "items": run.items,
+            "logsnr": run.logsnr,
+            "complete": run.complete,
+        }
         print_json(summary | _found(run) | {"report": place(page)})
         return
     typer.echo(f"{run.items} trajectories x {len(run.t)} times are in {place(run.folder)} ({seconds:.1f} s).")
@@ -207,7 +217,9 @@ def _print_order(table: pd.DataFrame, before: pd.DataFrame) -> None:
     for a, b in zip(features, features[1:], strict=False):
         one = known.get((a, b))
         if one is not None and math.isfinite(one["probability"]):
-            rows.append([f"{a} before {b}", f"{one['probability']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"])
+            rows.append(
+                [f"{a} before {b}", f"{one['probability']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"]
+            )
     if rows:
         print_table("In how many samples one onset precedes the next", ["order", "share of samples"], rows)
 

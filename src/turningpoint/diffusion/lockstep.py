@@ -80,7 +80,7 @@ class Intervention:
     mode: str = "ablate"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(patterns_in(self.layers, "layer")))
+        object.__setattr__(self, "layers", tuple(patterns_in(",".join(self.layers), "layer")))
         try:
             low, high = (float(end) for end in self.window)
         except (TypeError, ValueError):

@@ -6,9 +6,8 @@ feature that all runs have read,
 - its onset and settling in every run (see `turningpoint.statistics.onset`), and how much later they are in each run
   than in the first, item by item where the noise is shared (`turningpoint.statistics.shift`; the rule of sharing
   stands in `subjects`);
-- its pooled growth :math:`G(\lambda)` on a common grid, by linear interpolation between recorded times within the range
-  that all runs cover, never beyond; and the difference to the first run, both under the same bootstrap draws where
-  items are paired;
+- its pooled growth :math:`G(\lambda)` on a common grid within the range that all runs cover, never beyond; and the
+  difference to the first run's, see `apart`;
 - how far apart the final images of paired items are, in root mean square, and how often an item's partner is the
   nearest of all: 1 says that both runs make the same pictures, chance is one over the number of items;
 - what the layers of the network do otherwise, where both runs have looked at the same ones.
@@ -16,30 +15,35 @@ feature that all runs have read,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError, one_of
-from ..statistics.association import FEWEST
-from ..statistics.bootstrap import interval, weights
-from ..statistics.growth import Series, pooled_growth
+from ..simulation.store import sentences
+from ..statistics.growth import Series
 from ..statistics.onset import item_times, onsets
-from ..statistics.paired import difference as activation_difference
 from ..statistics.shift import shift
 from ..tracing import SIDES, Trace
+from .apart import activations_apart, growth_apart, growth_on, images_apart
 from .planning import differences
 from .subjects import Shared, Subject, labelled, shared, subject
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 POINTS = 101
 """Of the common grid, both ends included."""
-MOST_IMAGES = 256
-"""Pairs whose final images are compared; all against all."""
 QUANTITIES = ("onset", "settled")
+FAR = 0.5
+"""Log-SNRs further apart than this are other beginnings: growth along half a unit of pure noise is hardly any."""
+COARSE = 2.0
+"""A run whose times are so many times further apart is not as sharp."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +56,10 @@ class Comparison:
         Of the runs; the others are compared with the first.
     features : tuple of str
         What all runs have read, in the first run's order.
-    schedule : Schedule or None
-        The runs' clock, if they share it.
+    schedule : Schedule
+        The first run's clock.
+    one_clock : bool
+        Whether all runs have it.
     onsets : DataFrame
         ``run`` and the columns of `turningpoint.statistics.onset.onsets`: a row per run and feature.
     shifts : DataFrame
@@ -63,7 +69,8 @@ class Comparison:
     growth : DataFrame
         ``run``, ``feature``, ``label``, ``logsnr``, ``growth``, ``low``, ``high`` on the common grid.
     apart : DataFrame
-        ``run``, ``feature``, ``label``, ``logsnr``, ``difference`` of growth to the first run's, ``low``, ``high``.
+        ``run``, ``feature``, ``label``, ``logsnr``, ``difference`` of growth to the first run's, ``low``, ``high``, at
+        the times of whichever of the two has recorded fewer.
     settings : DataFrame
         ``run``, ``differs``: a setting in which it differs from the first run, with both values.
     images : DataFrame
@@ -77,7 +84,8 @@ class Comparison:
 
     labels: tuple[str, ...]
     features: tuple[str, ...]
-    schedule: Schedule | None
+    schedule: Schedule
+    one_clock: bool
     onsets: pd.DataFrame
     shifts: pd.DataFrame
     growth: pd.DataFrame
@@ -92,6 +100,38 @@ class Comparison:
         names = ("onsets", "shifts", "growth", "apart", "settings", "images", "activations")
         found = {name: getattr(self, name) for name in names}
         return {name: table for name, table in found.items() if len(table)}
+
+    def pictures(self) -> dict[str, tuple[Figure, pd.DataFrame, str]]:
+        """The figures by name, each with the table it shows and with what a reader who cannot see it is told."""
+        from ..figures.activity import activity_difference
+        from ..figures.compare import difference, growth, onsets
+
+        clock, first = self.schedule if self.one_clock else None, self.labels[0]
+        runs = ", ".join(self.labels)
+        found = {
+            "onsets": (onsets(self.onsets, clock), self.onsets, f"When features have grown in {runs}"),
+            "growth": (growth(self.growth, clock), self.growth, f"Growth of features in {runs}"),
+        }
+        for k, label in enumerate(self.labels[1:], 2):
+            name = "" if len(self.labels) == 2 else f"-{k}"
+            part = self.apart[self.apart["run"] == label]
+            part = part.set_index("feature").loc[self._by_onset()].reset_index()[part.columns]
+            if np.isfinite(part["difference"].to_numpy(float)).any():
+                about = f"Growth in {label} less growth in {first}"
+                found[f"difference{name}"] = difference(part, (label, first), clock), part, about
+            part = self.activations[self.activations["run"] == label]
+            if len(part) and np.isfinite(part["standardised"].to_numpy(float)).any():
+                about = f"What layers do in {label} less what they do in {first}"
+                found[f"activity{name}"] = (
+                    activity_difference(part, self.schedule, (label, first)),
+                    part,
+                    about,
+                )
+        return found
+
+    def _by_onset(self) -> list[str]:
+        first = self.onsets[self.onsets["run"] == self.labels[0]]
+        return [str(name) for name in first.sort_values(["onset", "settled"], kind="stable")["feature"]]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the tables as CSV, and the figures as SVG and PDF with what they were drawn from.
@@ -111,24 +151,18 @@ class Comparison:
         TurningpointError
             If the folder is a run's, or cannot be written.
         """
-        from ..figures.compare import pictures
         from ..figures.save import save
 
         place = Path(folder)
         if (place / "manifest.json").exists():
             raise TurningpointError(f"out is {str(place)!r}, which holds a run; accepted: another folder.")
-        try:
+        with sentences(place):
             place.mkdir(parents=True, exist_ok=True)
-            paths = []
-            for name, table in self.tables().items():
-                paths.append(place / f"{name}.csv")
-                table.to_csv(paths[-1], index=False, lineterminator="\n")
-            for name, (figure, table, _) in pictures(self).items():
+            paths = [place / f"{name}.csv" for name in self.tables()]
+            for path, table in zip(paths, self.tables().values(), strict=True):
+                table.to_csv(path, index=False, lineterminator="\n")
+            for name, (figure, table, _) in self.pictures().items():
                 paths += save(figure, table, place / "figures", name)
-        except OSError as error:
-            raise TurningpointError(
-                f"out is {str(place)!r}, which cannot be written: {error.strerror}."
-            ) from None
         return paths
 
 
@@ -179,7 +213,6 @@ def compare(
     subjects = _subjects(runs, labels, of)
     first, *others = subjects
     series, notes = _common(subjects, features)
-    names = tuple(one.feature for one in series[0])
     low, high = _range(subjects)
     grid = np.linspace(low, high, POINTS)
     company = [shared(first, other) for other in others]
@@ -188,39 +221,26 @@ def compare(
         for other, pairs in zip(others, company, strict=True)
         if not pairs
     ]
+    notes += _axes_differ(subjects)
     rest = list(zip(others, series[1:], company, strict=True))
-    activations, left_out = activations_apart(first, others, company)
-    clocks = [str(one.schedule.config()) for one in subjects]
+    layers = [(other.label, *activations_apart(first, other, pairs)) for other, _, pairs in rest]
+    notes += [f"activations of {label} are not compared: {reason}" for label, _, reason in layers if reason]
+    clocks = {str(one.schedule.config()) for one in subjects}
     return Comparison(
         labels=tuple(one.label for one in subjects),
-        features=names,
-        schedule=first.schedule if len(set(clocks)) == 1 else None,
-        onsets=_stacked(
-            [(one.label, onsets(read, one.logsnr)) for one, read in zip(subjects, series, strict=True)]
-        ),
-        shifts=_corrected(
-            _stacked([(o.label, _shifts(first, series[0], o, read, p)) for o, read, p in rest])
-        ),
+        features=tuple(one.feature for one in series[0]),
+        schedule=first.schedule,
+        one_clock=len(clocks) == 1,
+        onsets=_stacked((s.label, onsets(read, s.logsnr)) for s, read in zip(subjects, series, strict=True)),
+        shifts=_corrected(_stacked((o.label, _shifts(first, series[0], o, read, p)) for o, read, p in rest)),
         growth=_stacked(
-            [(one.label, growth_on(one, s, grid)) for one, s in zip(subjects, series, strict=True)]
+            (s.label, growth_on(grid, s, read)) for s, read in zip(subjects, series, strict=True)
         ),
-        apart=_stacked([(o.label, growth_apart(first, series[0], o, read, p, grid)) for o, read, p in rest]),
-        settings=_stacked(
-            [
-                (other.label, pd.DataFrame({"differs": differences(first.settings, other.settings)}))
-                for other in others
-            ],
-            ["differs"],
-        ),
-        images=_stacked(
-            [
-                (other.label, images_apart(first, other, pairs))
-                for other, pairs in zip(others, company, strict=True)
-            ],
-            ["items", "distance", "strangers", "nearest"],
-        ),
-        activations=activations,
-        notes=(*notes, *left_out),
+        apart=_stacked((o.label, growth_apart(first, series[0], o, read, p)) for o, read, p in rest),
+        settings=_stacked((o.label, _differs(first, o)) for o in others),
+        images=_stacked((o.label, images_apart(first, o, pairs)) for o, _, pairs in rest),
+        activations=_stacked((label, table) for label, table, _ in layers),
+        notes=tuple(notes),
     )
 
 
@@ -275,10 +295,29 @@ def _range(subjects: Sequence[Subject]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _stacked(parts: Sequence[tuple[str, pd.DataFrame]], columns: Sequence[str] = ()) -> pd.DataFrame:
+def _axes_differ(subjects: Sequence[Subject]) -> list[str]:
+    """Remarks on runs that begin at other noise, from where what is never absent grows, or step far more coarsely."""
+    begins, notes = [s.logsnr[0] for s in subjects], []
+    if not np.allclose(begins, begins[0], atol=FAR):
+        told = ", ".join(f"{s.label} at {begin:.2f}" for s, begin in zip(subjects, begins, strict=True))
+        notes.append(f"features that are never absent grow from where a run begins, in log-SNR {told}")
+    steps = [float(np.median(np.diff(s.logsnr[np.isfinite(s.logsnr)]))) for s in subjects]
+    if max(steps) > COARSE * min(steps):
+        told = ", ".join(f"{s.label} {step:.2f}" for s, step in zip(subjects, steps, strict=True))
+        notes.append(
+            f"onsets lie on straight lines between recorded times, which are apart in log-SNR {told}"
+        )
+    return notes
+
+
+def _stacked(parts: Iterable[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     """Tables of several runs as one, with the run in front."""
     tables = [table.assign(run=label)[["run", *table.columns]] for label, table in parts if len(table)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["run", *columns])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": []})
+
+
+def _differs(first: Subject, other: Subject) -> pd.DataFrame:
+    return pd.DataFrame({"differs": differences(first.settings, other.settings)})
 
 
 def _shifts(

@@ -80,7 +80,7 @@ def effects(
         )
     if not 0 < level < 1:
         raise TurningpointError(f"level is {level}; accepted: between 0 and 1.")
-    found = [feature for one in _measures(measures, run.model, told or {}) for feature in _read(run, one)]
+    found = [feature for one in measures_of(measures, run.model, told or {}) for feature in _read(run, one)]
     if not found:
         raise TurningpointError(
             "measures hold none that reads final images; accepted: others, such as color."
@@ -125,8 +125,8 @@ class _Feature:
         return apart
 
 
-def _measures(named: Any, model: Any, told: Mapping[str, Any]) -> list[Measure]:
-    """The measures that are named, or those of the usual ones that apply."""
+def measures_of(named: Any, model: Any, told: Mapping[str, Any]) -> list[Measure]:
+    """The measures that are named, or those of the usual ones that apply, as `effects` takes them."""
     usual = named is None
     listed = USUAL if usual else [named] if isinstance(named, str | Measure) or callable(named) else named
     asked: list[Any] = []

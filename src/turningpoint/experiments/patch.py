@@ -186,7 +186,7 @@ def patch(
         raise TurningpointError(
             f"out is {str(out)!r}, which holds another run; these settings differ: {', '.join(differ)}."
         )
-    if not steps_within(times, (low, high)):
+    if not _count(times, (low, high)):
         warnings.warn(
             f"window is {low:g}:{high:g}, in which no step begins: more steps, or a wider window, change something.",
             stacklevel=2,
@@ -216,12 +216,19 @@ def patch(
     return Run(run_store, setup.base)
 
 
-def steps_within(times: np.ndarray, window: tuple[float, float]) -> int:
-    """How many steps of a grid begin in a window of times.
+def window_of(run: Run) -> tuple[float, float]:
+    """Between which log-SNRs a patch has changed its layers, the lower one first."""
+    low, high = run.settings["patch"]["window"]
+    return float(run.schedule.logsnr(high)), float(run.schedule.logsnr(low))
 
-    >>> steps_within(np.array([1.0, 0.75, 0.5, 0.25, 0.0]), (0.0, 0.5))
-    2
-    """
+
+def steps_inside(run: Run) -> tuple[int, int]:
+    """How many steps of a patch begin in its window, and how many it has in all."""
+    times = Grid.from_config(run.settings["grid"]).times(run.schedule)
+    return _count(times, run.settings["patch"]["window"]), len(times) - 1
+
+
+def _count(times: np.ndarray, window: Sequence[float]) -> int:
     return int(((times[:-1] >= window[0]) & (times[:-1] <= window[1])).sum())
 
 

@@ -47,7 +47,16 @@ from .layout import (
     lay_out_times,
     summarised,
 )
-from .planning import CHUNK, Setup, check_store, find_or_create, image_dims, noise_settings, simulate, write_rows
+from .planning import (
+    CHUNK,
+    Setup,
+    check_store,
+    find_or_create,
+    image_dims,
+    noise_settings,
+    simulate,
+    write_rows,
+)
 from .starting import Starting, starting_images
 from .times import turn_times
 
@@ -150,7 +159,11 @@ def trace(
     sides, kept = _among("of", of, SIDES), _among("keep", keep, KEPT)
     if not sides:
         raise TurningpointError(f"of is {of!r}; accepted: estimate, state, or both.")
-    every, batch, first_item = whole("every", every), whole("batch", batch), whole("first_item", first_item, 0)
+    every, batch, first_item = (
+        whole("every", every),
+        whole("batch", batch),
+        whole("first_item", first_item, 0),
+    )
     check_guidance(guidance, label, prompt, negative_prompt)
     start, starting, n = _beginning(generate, images, from_time, items, setup)
     times = setup.grid.times(setup.schedule)
@@ -161,7 +174,12 @@ def trace(
         raise TurningpointError(f"label is {label!r}; accepted without images: class indices, or None.")
     conditions = conditions_of(label, own, prompt, n, setup.base, negative_prompt)
     reading, probe = _measures(measures, sides, setup.base, told or {}), _probe(setup, activations, kept)
-    settings = setup.settings() | {"store": store, "noise": noise_settings(noise), "from": start, "every": every}
+    settings = setup.settings() | {
+        "store": store,
+        "noise": noise_settings(noise),
+        "from": start,
+        "every": every,
+    }
     settings["activations"] = None if probe is None else probe.settings()
     settings["keep"] = list(kept)
     axes = {"items": n, "first_item": first_item, "condition": summarised(conditions)}
@@ -224,7 +242,9 @@ def _beginning(
     if images is None:
         for name, value in (("from_time", from_time), ("items", items)):
             if value is not None:
-                raise TurningpointError(f"{name} is {value!r}, but no images are given; accepted: with images.")
+                raise TurningpointError(
+                    f"{name} is {value!r}, but no images are given; accepted: with images."
+                )
         return None, None, whole("generate", GENERATED if generate is None else generate)
     if generate is not None:
         raise TurningpointError("images and generate are both given; accepted: one of them.")
@@ -246,7 +266,9 @@ def _measures(
         asked += what.split(",") if isinstance(what, str) and "?" not in what else [what]
     latent = model.shape != model.decoded_shape
     names = [what.partition("?") if isinstance(what, str) else ("", "", "") for what in asked]
-    if "gain" not in [name for name, _, _ in names] and not latent:  # both tell of bands: what is there, what passes
+    if (
+        "gain" not in [name for name, _, _ in names] and not latent
+    ):  # both tell of bands: what is there, what passes
         asked += [f"gain{mark}{query}" for name, mark, query in names if name == "frequency"]
     for key in told:
         if not any(key in takes(what) for what in asked):
@@ -269,7 +291,9 @@ def _probe(setup: Setup, activations: Any, kept: Sequence[str]) -> Probe | None:
     """What looks into the network."""
     if activations is None:
         if "activations" in kept:
-            raise TurningpointError("keep is 'activations', but no layers are named; accepted: with activations=.")
+            raise TurningpointError(
+                "keep is 'activations', but no layers are named; accepted: with activations=."
+            )
         return None
     return Probe(setup.base, activations, keep="activations" in kept)
 

@@ -115,8 +115,9 @@ def verdicts(
     best = told.sort_values(["inside", "size"], ascending=False, kind="stable").drop_duplicates("feature")
     predicted = {str(row["feature"]): row for row in best.to_dict("records")}
     found = {str(row["feature"]): row for row in effects.to_dict("records")}
+    asked = set(association["feature"][association["layer"].isin(ours)].astype(str))
     rows = [
-        _row(name, predicted.get(name), found.get(name), several=len(ours) > 1)
+        _row(name, predicted.get(name), found.get(name), len(ours) > 1, name in asked)
         for name in dict.fromkeys([*found, *predicted])
     ]
     table = pd.DataFrame([row for row in rows if row["verdict"]], columns=list(COLUMNS))
@@ -126,11 +127,25 @@ def verdicts(
     return table.iloc[order].reset_index(drop=True)
 
 
-def summary_of_verdicts(table: pd.DataFrame, window: tuple[float, float]) -> str:
-    """The outcome in a sentence or two.
+def summary_of_verdicts(table: pd.DataFrame, effects: pd.DataFrame, window: tuple[float, float]) -> str:
+    """The outcome in words, and whether what was predicted moved farther than what was not.
 
-    >>> summary_of_verdicts(pd.DataFrame({"verdict": [BOTH, BOTH, BYSTANDER]}), (-2.0, 0.0))
-    'Of 3 features that the layer predicts, 2 changed with it between log-SNR -2.00 and 0.00.'
+    Parameters
+    ----------
+    table : DataFrame
+        Of `verdicts`.
+    effects : DataFrame
+        From which it was made.
+    window : tuple of two floats
+        In log-SNR.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"feature": ["a", "b"], "verdict": [BOTH, BYSTANDER]})
+    >>> effects = pd.DataFrame({"feature": ["a", "b", "c"], "moved": [0.5, 0.1, 0.2]})
+    >>> summary_of_verdicts(table, effects, (-2.0, 0.0))
+    'Of 2 features that the layer predicts, 1 changed with it between log-SNR -2.00 and 0.00. The features that it \
+predicts moved 0.30 of the way to another image (median), the others 0.20.'
     """
     counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in VERDICTS}
     low, high = sorted(window)
@@ -146,6 +161,13 @@ def summary_of_verdicts(table: pd.DataFrame, window: tuple[float, float]) -> str
         words += f" {counts[UNSEEN]} changed without a prediction."
     if counts[UNREAD]:
         words += f" {counts[UNREAD]} that it predicts were not read."
+    told = effects["feature"].isin(table["feature"][table["verdict"].isin([BOTH, BYSTANDER])])
+    with_, without = (effects["moved"][rows].astype(float).median() for rows in (told, ~told))
+    if math.isfinite(with_) and math.isfinite(without):
+        words += (
+            f" The features that it predicts moved {with_:.2f} of the way to another image (median), the others "
+            f"{without:.2f}."
+        )
     return words
 
 
@@ -154,11 +176,12 @@ def _within(name: str, layer: str) -> bool:
 
 
 def _row(
-    name: str, prediction: dict[Any, Any] | None, effect: dict[Any, Any] | None, several: bool
+    name: str, prediction: dict[Any, Any] | None, effect: dict[Any, Any] | None, several: bool, asked: bool
 ) -> dict[str, Any]:
     changed = effect is not None and _changed(effect)
     if prediction is None:
-        verdict, head = (UNSEEN if changed else ""), "not predicted"
+        verdict = UNSEEN if changed else ""
+        head = "not predicted" if asked else "not asked of the trace"
     else:
         verdict = UNREAD if effect is None else BOTH if changed else BYSTANDER
         whose = f"{prediction['layer']}'s" if several else "its"

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
-from .style import INK, MUTED, PALETTE, WIDTH, clock_name, clocks, direction, inches_wide, mix, number, style
+from .heat import MISSING, SIZE, brief_layer, diverging, edges, named_rows, short, tall, title_line
+from .style import MUTED, WIDTH, brief, clock_name, clocks, direction, inches_wide, number, style
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
 ABSOLUTE = ("sparsity", "change", "contrast")
 """Summaries that mean the same in every layer; of the others a layer is compared with its own largest value."""
 SAYS = {
-    "magnitude": "magnitude",
     "rank": "effective rank",
-    "change": "change since the step before",
-    "entropy": "entropy of attention",
-    "contrast": "contrast of conditions",
+    "change": "change per step",
+    "entropy": "attention entropy",
 }
 """What a panel is called, if not by its summary's name."""
-ROW, LEAST, MOST = (0.115, 0.2), 0.5, 3.6
-"""Inches: of a layer's row, at least (its name must be legible) and at most; of a panel."""
-TITLE, CLOCK, FOOT, ASIDE, GAP = 0.27, 0.33, 0.46, 0.36, 0.16
-"""Inches: of a panel's title, the clock on top, the axis below, the numbers aside, between panels."""
-WIDE = 30
-"""A colour scale is logarithmic if its largest value is more than so many times the smallest."""
-MISSING = "#dddddd"
-LETTERS = 24
-"""Of a layer's name."""
+WIDEST = 4.6
+"""Inches: a panel."""
+WORDS, TITLE, CLOCK, FOOT, ASIDE, GAP = 0.24, 0.26, 0.2, 0.46, 0.4, 0.16
+"""Inches: of the line on top, a panel's title, the clock on top, the axis below, the numbers aside, between panels."""
+FAR = 30
+"""A colour scale goes by powers if its largest value is more than so many times the smallest."""
+_ABOVE: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+
+
+class Painted(NamedTuple):
+    """The cells of a panel (layers, times, RGBA), the scale of their colours, and what it is called."""
+
+    colors: np.ndarray
+    norm: Normalize
+    shades: Colormap
+    note: str
 
 
 def activity(table: pd.DataFrame, schedule: Schedule) -> Figure:
@@ -59,21 +64,26 @@ def activity(table: pd.DataFrame, schedule: Schedule) -> Figure:
         If no layer has a number at a finite log-SNR.
     """
     import matplotlib
+    from matplotlib.colors import LogNorm
 
     shades = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING)
 
-    def paint(rows: pd.DataFrame) -> tuple[np.ndarray, Normalize, Colormap, str]:
+    def paint(rows: pd.DataFrame) -> Painted:
         own = rows["summary"].iloc[0] not in ABSOLUTE
         cells = _cells(rows, "relative" if own else "mean")
-        return shades(_norm(cells)(np.ma.masked_invalid(cells))), _norm(cells), shades, "of largest" if own else ""
+        norm = _norm(cells)
+        notes = ["of max"] * own + ["log"] * isinstance(norm, LogNorm)
+        return Painted(shades(norm(np.ma.masked_invalid(cells))), norm, shades, ", ".join(notes))
 
     def aside(row: pd.DataFrame) -> str:
-        return _short(float(row["largest"].iloc[0]))
+        return short(float(row["largest"].iloc[0]))
 
-    return _panels(table, schedule, "mean", paint, aside, "largest")
+    return _panels(table, schedule, "mean", paint, aside)
 
 
-def activity_difference(table: pd.DataFrame, schedule: Schedule, called: tuple[str, str] = ("a", "b")) -> Figure:
+def activity_difference(
+    table: pd.DataFrame, schedule: Schedule, called: tuple[str, str] = ("a", "b")
+) -> Figure:
     """The same map for the difference of two conditions, in standard deviations over items.
 
     The reader should see where, in depth and in noise level, the network tells the conditions apart: there the cells
@@ -100,21 +110,21 @@ def activity_difference(table: pd.DataFrame, schedule: Schedule, called: tuple[s
     reach = float(np.quantile(finite[np.isfinite(finite)], 0.99)) if np.isfinite(finite).any() else 1.0
     norm = Normalize(-max(reach, 0.2), max(reach, 0.2), clip=True)
 
-    def paint(rows: pd.DataFrame) -> tuple[np.ndarray, Normalize, Colormap, str]:
+    def paint(rows: pd.DataFrame) -> Painted:
         cells = np.ma.masked_invalid(_cells(rows, "standardised"))
         colors = shades(norm(cells))
         sure = _cells(rows.assign(sure=rows["significant"].astype(float)), "sure") > 0
         faded = ~sure & ~np.ma.getmaskarray(cells)
         colors[faded, :3] = 0.25 * colors[faded, :3] + 0.75
-        return colors, norm, shades, "s.d."
+        return Painted(colors, norm, shades, "in s.d.")
 
     def aside(row: pd.DataFrame) -> str:
         values = row["standardised"].to_numpy(float)
         known = values[np.isfinite(values)]
         return number(float(known[np.abs(known).argmax()]), 1) if len(known) else "–"
 
-    words = f"difference: {called[0]} less {called[1]}.  Pale: not significant"
-    return _panels(table, schedule, "standardised", paint, aside, "largest", words)
+    words = f"{brief(called[0], 50)} less {brief(called[1], 50)}; pale: not significant"
+    return _panels(table, schedule, "standardised", paint, aside, words)
 
 
 def activity_table(
@@ -182,105 +192,69 @@ def activity_table(
     )
 
 
-def diverging() -> Colormap:
-    """Blue for negative, white for none, vermillion for positive; grey for nothing known."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    blue, red = PALETTE["blue"], PALETTE["vermillion"]
-    ends = [mix(blue, "black", 0.25), mix(blue, "white", 0.35), "#ffffff", mix(red, "white", 0.35), mix(red, "black", 0.25)]  # fmt: skip
-    return LinearSegmentedColormap.from_list("diverging", ends).with_extremes(bad=MISSING)
-
-
-def tail(name: str, width: int = LETTERS) -> str:
-    """A layer's name, its end if it is long: that is where layers differ.
-
-    >>> tail("up_blocks.1.attentions.0.transformer_blocks.0", 12)
-    '…er_blocks.0'
-    """
-    return name if len(name) <= width else "…" + name[-(width - 1) :]
-
-
-def named_rows(rows: int, height: float, least: float = ROW[0]) -> list[int]:
-    """Which of so many rows in so many inches are named so that names do not touch, the first and the last among them.
-
-    >>> named_rows(5, 1.0), named_rows(9, 0.5)
-    ([0, 1, 2, 3, 4], [0, 2, 4, 6, 8])
-    """
-    every = max(1, math.ceil(least * rows / height - 1e-6))
-    places = list(range(0, rows, every))
-    if places[-1] != rows - 1:
-        places = [place for place in places if rows - 1 - place >= every] + [rows - 1]
-    return places
-
-
-def edges(levels: np.ndarray) -> np.ndarray:
-    """Between the noise levels, and half a step beyond the outer ones.
-
-    >>> edges(np.array([0.0, 2.0, 3.0])).tolist()
-    [-1.0, 1.0, 2.5, 3.5]
-    """
-    if len(levels) == 1:
-        return np.array([levels[0] - 0.5, levels[0] + 0.5])
-    middle = (levels[1:] + levels[:-1]) / 2
-    return np.concatenate([[2 * levels[0] - middle[0]], middle, [2 * levels[-1] - middle[-1]]])
-
-
 def _panels(
     table: pd.DataFrame,
     schedule: Schedule,
     value: str,
-    paint: Callable[[pd.DataFrame], tuple[np.ndarray, Normalize, Colormap, str]],
+    paint: Callable[[pd.DataFrame], Painted],
     aside: Callable[[pd.DataFrame], str],
-    heading: str,
     words: str = "",
 ) -> Figure:
     """A panel for each summary that has a finite ``value``, in two columns, with a colour bar of its own."""
-    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     shown = table[np.isfinite(table["logsnr"].astype(float))]
-    known = shown[np.isfinite(shown[value].astype(float))]
-    summaries = [name for name in dict.fromkeys(shown["summary"]) if name in set(known["summary"])]
+    known = set(shown["summary"][np.isfinite(shown[value].astype(float))])
+    summaries = [name for name in dict.fromkeys(shown["summary"]) if name in known]
     if not summaries:
-        raise TurningpointError("table has no number at a finite log-SNR; accepted: one layer's or more.")
+        raise TurningpointError(
+            "table has no number at a finite log-SNR; accepted: those of one layer or more."
+        )
     layers = list(dict.fromkeys(shown["layer"]))
     levels = np.unique(shown["logsnr"].to_numpy(float))
     side = edges(levels)
     columns, count = min(2, len(summaries)), len(layers)
     rows = math.ceil(len(summaries) / columns)
-    tall = float(np.clip(count * np.clip(3.0 / count, *ROW), LEAST, MOST))
-    left = 0.14 + max(inches_wide(tail(layer), 6.5) for layer in layers)
-    wide = (WIDTH - left - 0.06 - columns * ASIDE - (columns - 1) * GAP) / columns
-    head = CLOCK + (0.24 if words else 0.0)
-    size = (WIDTH, head + rows * (tall + TITLE) + (rows - 1) * GAP + FOOT)
-    names = named_rows(count, tall)
+    high = tall(count)
+    left = 0.16 + max(inches_wide(brief_layer(layer), SIZE) for layer in layers)
+    wide = min((WIDTH - left - columns * ASIDE - (columns - 1) * GAP) / columns, WIDEST)
+    head = (WORDS if words else 0.0) + TITLE + CLOCK
+    height = head + rows * high + (rows - 1) * (GAP + TITLE) + FOOT
+    size = (left + columns * (wide + ASIDE) + (columns - 1) * GAP, height)
+    named = named_rows(count, high)
     with style():
         figure = Figure(figsize=size)
         if words:
-            figure.text(0.06 / size[0], 1 - 0.16 / size[1], words, size=7.5, color=MUTED, va="center")
+            figure.text(0.08 / size[0], 1 - 0.14 / height, words, size=7.5, color=MUTED, va="center")
         for k, summary in enumerate(summaries):
             row, column = divmod(k, columns)
             x = left + column * (wide + ASIDE + GAP)
-            top = head + (row + 1) * TITLE + row * (tall + GAP) + (0 if row else -CLOCK + TITLE - TITLE)
-            top += CLOCK if row == 0 else 0.0
-            box = (x / size[0], 1 - (top + tall) / size[1], wide / size[0], tall / size[1])
-            axes = figure.add_axes(box)
+            y = height - head - row * (high + GAP + TITLE)  # inches from below to the panel's top
+            axes = figure.add_axes((x / size[0], (y - high) / height, wide / size[0], high / height))
             part = shown[shown["summary"] == summary]
-            colors, norm, shades, unit = paint(part)
-            mesh = axes.pcolormesh(side, np.arange(count + 1) - 0.5, colors)
-            mesh.set_label(summary)
+            painted = paint(part)
+            mesh = axes.pcolormesh(side, np.arange(count + 1) - 0.5, painted.colors)
+            mesh.set_label(str(summary))
             mesh.set_rasterized(True)  # viewers of vectors draw hairlines between cells
             axes.set_xlim(side[0], side[-1])
             axes.set_ylim(count - 0.5, -0.5)
             axes.spines[:].set_visible(False)
-            axes.set_yticks(names, [tail(layers[place]) for place in names] if column == 0 else [], size=6.5)
-            axes.tick_params(axis="y", length=0 if len(names) == count or column else 2.5)
-            for place in names:
-                text = aside(part[part["layer"] == layers[place]])
-                axes.text(1.02, place, text, transform=axes.get_yaxis_transform(), va="center", size=6, color=MUTED)
-            _title(figure, axes, ScalarMappable(norm, shades), SAYS.get(summary, summary), unit, row == 0, heading)
+            axes.set_yticks(
+                named, [brief_layer(layers[place]) for place in named] if column == 0 else [""] * len(named)
+            )
+            axes.tick_params(axis="y", labelsize=SIZE, length=0 if len(named) == count else 2.5)
+            place = axes.get_yaxis_transform()
+            for at in named:
+                text = aside(part[part["layer"] == layers[at]])
+                axes.text(1.02, at, text, transform=place, va="center", size=6, color=MUTED)
+            axes.annotate("max", (1, 1), (72 * ASIDE - 3, 3), **_ABOVE, ha="right", size=6, color=MUTED)
+            above = 0.07 + (CLOCK if row == 0 else 0.0)
+            says = SAYS.get(str(summary), str(summary))
+            title_line(figure, (x, y + above, wide), painted.norm, painted.shades, says, painted.note)
             if row == 0:
-                clocks(axes, schedule, (float(levels[0]), float(levels[-1])), 0.12)
+                clocks(axes, schedule, (float(levels[0]), float(levels[-1])), 0.13)
+                if column == 0:
+                    axes.annotate(clock_name(schedule), (0, 1), (-6, 5), **_ABOVE, ha="right", color=MUTED)
             if k + columns >= len(summaries):
                 direction(axes)
             else:
@@ -288,7 +262,24 @@ def _panels(
     return figure
 
 
-def _title(
-    figure: Figure, axes: Axes, colors: Any, says: str, unit: str, first: bool, heading: str
-) -> None:
-    raise AssertionError
+def _cells(rows: pd.DataFrame, value: str) -> np.ndarray:
+    """Values by layer (in the order in which they come) and log-SNR."""
+    order = list(dict.fromkeys(rows["layer"]))
+    cells = rows.pivot(index="layer", columns="logsnr", values=value).reindex(order).sort_index(axis=1)
+    found: np.ndarray = cells.to_numpy(float)
+    return found
+
+
+def _norm(cells: np.ndarray) -> Normalize:
+    """From 0, from the least value if that is far from 0, or by powers if values range widely."""
+    from matplotlib.colors import LogNorm, Normalize
+
+    known = cells[np.isfinite(cells)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    if low > 0 and high > FAR * low:
+        return LogNorm(low, high)
+    if 0 <= low < 0.3 * high:
+        low = 0.0
+    if low == high:
+        low, high = min(low, 0.0), max(high, 0.0) or 1.0
+    return Normalize(low, high)

@@ -35,8 +35,9 @@ LEVEL = 0.05
 def effects(table: pd.DataFrame, predicted: Sequence[str] = ()) -> Figure:
     """A row per feature, coloured by its group; shift on the left, moved beside it, and with a donor how far to it.
 
-    The reader should see which features the change drives (dots away from zero; a hollow one has q above 0.05), which way it shifts them, and whether these are the ones that were predicted: their
-    names have a mark and their rows a shade.
+    The reader should see which features the change drives (dots away from zero; a hollow one has q above 0.05), which
+    way it shifts them, and whether these are the ones that were predicted: their names have a mark and their rows a
+    shade.
 
     Parameters
     ----------
@@ -109,8 +110,8 @@ def _panel(axes: Axes, table: pd.DataFrame, column: str, colors: Sequence[str]) 
     for k, (value, (left, right), color) in enumerate(zip(values, ends, colors, strict=True)):
         if math.isnan(value):
             continue
-        left, right = np.clip(np.nan_to_num([left, right], nan=value), low, high)
-        axes.plot([left, right], [k, k], color=color, linewidth=1.1, zorder=2, clip_on=False)
+        bar = np.clip(np.nan_to_num([left, right], nan=value), low, high)
+        axes.plot(bar, [k, k], color=color, linewidth=1.1, zorder=2, clip_on=False)
         if low <= value <= high:
             face: Any = color if sure[k] else "white"
             axes.plot(value, k, "o", color=color, markersize=3.6, mfc=face, mew=0.9, zorder=3, clip_on=False)
@@ -170,4 +171,5 @@ def spoken(table: pd.DataFrame) -> str:
     if not np.isfinite(moved).any():
         return words
     far = int(np.nanargmax(moved))
-    return f"{words} Farthest moved {brief(table['label'].iloc[far], 40)}: {number(moved[far])} of the way to another image."
+    name = brief(table["label"].iloc[far], 40)
+    return f"{words} Farthest moved {name}: {number(moved[far])} of the way to another image."

@@ -29,6 +29,8 @@ ROW, FRAME = 0.2, 1.15
 NEAR = (-0.2, 1.3)
 """Growth beyond these is cut off, lest one wild curve presses all others flat."""
 
+_SMALL: dict[str, Any] = {"ha": "right", "va": "bottom", "size": 6.5, "color": MUTED, "linespacing": 1.3}
+
 
 def overlay(curves: pd.DataFrame, onsets: pd.DataFrame, schedule: Schedule) -> Figure:
     """Growth against log-SNR, all features in one panel or, of more than twelve, a panel per group.
@@ -117,7 +119,8 @@ def heatmap(table: pd.DataFrame, schedule: Schedule) -> Figure:
         axes = figure.add_subplot()
         edges = _edges(levels)
         shades = matplotlib.colormaps["viridis"].with_extremes(bad="#dddddd")
-        cells = np.ma.masked_invalid(values.to_numpy(float).clip(0, 1))
+        growth = values.to_numpy(float)
+        cells = np.ma.masked_invalid(growth.clip(0, 1))
         mesh = axes.pcolormesh(edges, np.arange(len(rows) + 1) - 0.5, cells, cmap=shades, vmin=0, vmax=1)
         mesh.set_rasterized(True)  # viewers of vectors draw hairlines between cells
         axes.set_xlim(edges[0], edges[-1])
@@ -129,6 +132,8 @@ def heatmap(table: pd.DataFrame, schedule: Schedule) -> Figure:
             tick.set_color(MUTED if gone else mix(look[str(row["feature"])][1], "black", 0.35))
         axes.spines[:].set_visible(False)
         _halves(axes, rows)
+        key = "dot: growth is ½ (line: 95 %)\ntick: median onset of items"
+        axes.annotate(key, (0, 1), (-4, 5), xycoords="axes fraction", textcoords="offset points", **_SMALL)
         clocks(axes, schedule, (float(levels.min()), float(levels.max())))
         axes.set_title(clock_name(schedule), loc="center", size=8, weight="normal", color=MUTED, pad=14)
         direction(axes)
@@ -136,7 +141,8 @@ def heatmap(table: pd.DataFrame, schedule: Schedule) -> Figure:
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.set_ticks([0, 0.5, 1], labels=["0", "½", "1"])
         bar.ax.tick_params(length=0, labelsize=7)
-        bar.set_label("growth", size=7.5)
+        beyond = bool(((growth < -0.005) | (growth > 1.005)).any())
+        bar.set_label("growth, cut off at 0 and 1" if beyond else "growth", size=7.5)
     return figure
 
 
@@ -187,14 +193,19 @@ def _ordered(curves: pd.DataFrame, onsets: pd.DataFrame) -> list[str]:
 
 
 def _panels(features: Sequence[str]) -> dict[str, list[str]]:
-    """At most `MOST` features to a panel, by group, as even as can be; groups by their first onset."""
+    """At most `MOST` features to a panel, by group, by their first onset; groups of one come together at the end."""
     look = groups(list(features))
+    members: dict[str, list[str]] = {}
+    for name in features:
+        members.setdefault(look[name][0], []).append(name)
+    alone = [name for name in features if len(members[look[name][0]]) == 1]
+    if len(alone) > 1:
+        members = {group: names for group, names in members.items() if len(names) > 1} | {"others": alone}
     panels: dict[str, list[str]] = {}
-    for group in dict.fromkeys(look[name][0] for name in features):
-        members = [name for name in features if look[name][0] == group]
-        parts = math.ceil(len(members) / MOST)
-        for k, part in enumerate(np.array_split(np.arange(len(members)), parts)):
-            panels[group if parts == 1 else f"{group} ({k + 1} of {parts})"] = [members[i] for i in part]
+    for group, names in members.items():
+        parts = math.ceil(len(names) / MOST)
+        for k, part in enumerate(np.array_split(np.arange(len(names)), parts)):
+            panels[group if parts == 1 else f"{group} ({k + 1} of {parts})"] = [names[i] for i in part]
     return panels
 
 

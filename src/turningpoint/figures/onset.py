@@ -220,7 +220,7 @@ def _key(figure: Figure, height: float, within: float) -> None:
     axes.text(0.42, -0.45, "onset: half there", va="bottom", ha="center", **small)
     axes.text(1.07, 0.45, f"settled: within {100 * within:g} %", va="top", ha="center", **small)
     axes.text(
-        1.62,
+        1.68,
         -0.05,
         "ticks: medians\nstrong: their 95 % intervals\nthin: the middle half of items",
         va="center",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 CODES = 10
 DIAGONAL = 0.70711
-"""The cosine of 45 degrees as scikit-image rounds it; another last digit would tip flat regions over."""
+"""The cosine of 45 degrees as scikit-image rounds it: with another last digit codes of smooth pictures differ."""
 
 
 def uniform_patterns(levels: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def cooccurrence(levels: Tensor, count: int) -> Tensor:
     Returns
     -------
     Tensor (B, 4, count, count)
-        float64, symmetric, each with the sum 1; directions in the order 0, 45, 90, 135 degrees.
+        float64, symmetric, each with the sum 1; directions in the order 0, 45, 90, 135 degrees
+        downwards from a row, as in scikit-image.
 
     Raises
     ------
@@ -66,9 +67,9 @@ def cooccurrence(levels: Tensor, count: int) -> Tensor:
     first = image * count**2 + second * count
     pairs = (
         first[:, :, :-1] + second[:, :, 1:],
-        first[:, 1:, :-1] + second[:, :-1, 1:],
-        first[:, 1:, :] + second[:, :-1, :],
-        first[:, 1:, 1:] + second[:, :-1, :-1],
+        first[:, :-1, :-1] + second[:, 1:, 1:],
+        first[:, :-1, :] + second[:, 1:, :],
+        first[:, :-1, 1:] + second[:, 1:, :-1],
     )
     counted = [torch.bincount(pair.flatten(), minlength=len(levels) * count**2) for pair in pairs]
     matrices = torch.stack([one.reshape(-1, count, count) for one in counted], 1).double()

@@ -33,8 +33,8 @@ ORDERS = ((0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 FILTERS = len(SCALES) * len(ORDERS)
 REACH = 6.0
 """Standard deviations at which a filter ends: there a second derivative's weights sum to zero but for 1e-6."""
-AT_ONCE = 2**22
-"""Responses that are held at once."""
+AT_ONCE = 2**20
+"""Responses that are held at once: 4 MB."""
 
 
 def jets(channels: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 RANGE = 2.0
 SIGMA = 1.5
 REACH = 5
+TILE = 32
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _C1, _C2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
 
@@ -70,7 +70,7 @@ def similarities(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         last = scale == len(weights) - 1
         product = product * (similarity if last else structure).clamp(min=0) ** weight
         if not last:
-            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+            a, b = _halved(a), _halved(b)
     assert found is not None
     return found.mean(1), product.mean(1)
 
@@ -89,27 +89,41 @@ def scales(side: int) -> tuple[float, ...]:
 
 def _means(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Means over the image of l c and of c, each (B, C)."""
-    moments = torch.stack([a, b, a * a, b * b, a * b])
-    height, width = a.shape[2:]
-    reach = min(REACH, (min(height, width) - 1) // 2)
-    rows, columns = _window(height, reach).to(a.device), _window(width, reach).to(a.device)
-    mean_a, mean_b, aa, bb, ab = (rows.T @ (moments @ columns)).unbind()
-    product, squares = mean_a * mean_b, mean_a.square() + mean_b.square()
-    structure = (2 * (ab - product) + _C2) / (aa + bb - squares + _C2)
-    similarity = structure * (2 * product + _C1) / (squares + _C1)
+    moments = torch.stack([a, b, a * b, (a * a).addcmul_(b, b)])
+    reach = min(REACH, (min(a.shape[2:]) - 1) // 2)
+    mean_a, mean_b, products, powers = _averaged(moments, reach).unbind()
+    product, power = mean_a * mean_b, mean_a.square().addcmul_(mean_b, mean_b)
+    structure = (products - product).mul_(2).add_(_C2).div_((powers - power).add_(_C2))
+    similarity = product.mul_(2).add_(_C1).div_(power.add_(_C1)).mul_(structure)
     return similarity.mean((2, 3)), structure.mean((2, 3))
 
 
-@lru_cache(maxsize=64)
-def _window(side: int, reach: int) -> Tensor:
-    """The Gaussian window as a matrix (side, side - 2 reach): a column for each place at which it fits.
+def _averaged(x: Tensor, reach: int) -> Tensor:
+    """Averages (..., H - 2 reach, W - 2 reach) under the window, wherever it lies wholly in x (..., H, W).
 
-    A product with it is several times faster than a convolution of one channel.
+    Tile by tile as a product of matrices, which is several times faster than a convolution of one channel.
     """
+    window, step = _window(reach).to(x.device), TILE + 2 * reach
+    across = [x[..., k : k + step] for k in range(0, x.shape[-1] - 2 * reach, TILE)]
+    x = torch.cat([tile @ window[: (n := tile.shape[-1]), : n - 2 * reach] for tile in across], -1)
+    down = [x[..., k : k + step, :] for k in range(0, x.shape[-2] - 2 * reach, TILE)]
+    return torch.cat([window[: (n := tile.shape[-2]), : n - 2 * reach].T @ tile for tile in down], -2)
+
+
+@lru_cache(maxsize=8)
+def _window(reach: int) -> Tensor:
+    """The Gaussian window at each of a tile's places, a column (TILE + 2 reach) for each."""
     weights = torch.exp(-torch.arange(-reach, reach + 1).double().square() / (2 * SIGMA**2))
     weights /= weights.sum()
-    first = torch.arange(side - 2 * reach)
-    window = torch.zeros(side, len(first), dtype=torch.float64)
+    place = torch.arange(TILE)
+    window = torch.zeros(TILE + 2 * reach, TILE, dtype=torch.float64)
     for offset, weight in enumerate(weights):
-        window[first + offset, first] = weight
+        window[place + offset, place] = weight
     return window.float()
+
+
+def _halved(x: Tensor) -> Tensor:
+    """Means of blocks of 2 x 2 pixels; an odd last row or column is dropped."""
+    height, width = (side // 2 * 2 for side in x.shape[2:])
+    rows = x[:, :, 0:height:2] + x[:, :, 1:height:2]
+    return (rows[..., 0:width:2] + rows[..., 1:width:2]).mul_(0.25)

@@ -131,7 +131,7 @@ class Bands:
         for b in range(self.count):
             index = torch.nonzero(((band == b) & (weight > 0)).flatten()).flatten()
             chosen = weight.flatten()[index]
-            part = spectrum[:, :, index.to(spectrum.device)] * chosen.to(spectrum.device)
+            part = spectrum.index_select(2, index.to(spectrum.device)) * chosen.to(spectrum.device)
             found.append((part, float(chosen.square().sum())))
         return found
 
@@ -274,14 +274,13 @@ def band_pass(images: Tensor, bands: int = BANDS, edges: Any = None) -> Tensor:
     return passed
 
 
-def phase_agreement(first: Tensor, second: Tensor, least: float) -> Tensor:
+def phase_agreement(first: Tensor, second: Tensor, shared: Tensor, least: float) -> Tensor:
     """Agreement of the phases of coefficients (B, C, K), weighted by both amplitudes, (B,) in [-1, 1].
 
-    It is NaN where the weights sum to no more than ``least``.
+    ``shared`` (B,) is the sum of the weights; where it is no more than ``least``, the agreement is NaN.
     """
-    largest = (first.abs() * second.abs()).sum((1, 2))
     agreement = (first * second.conj()).real.sum((1, 2))
-    return torch.where(largest > least, agreement / largest, torch.nan)
+    return torch.where(shared > least, agreement / shared, torch.nan)
 
 
 @MEASURES.add("frequency")
@@ -342,10 +341,12 @@ class Frequency(Measure):
         """Phase agreement per band, each (B,) in [-1, 1]; NaN where a band of either image is empty."""
         a, b = pictures(a, self.name), pictures(b, self.name)
         first, second = (self.bands.coefficients(images, constant=False) for images in (a, b))
-        return {
-            f"phase{band}": phase_agreement(x, y, FLOOR * count * a.shape[1]).cpu().numpy()
-            for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True))
-        }
+        found = {}
+        for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True)):
+            shared = (x.abs() * y.abs()).sum((1, 2))
+            agreement = phase_agreement(x, y, shared, FLOOR * count * a.shape[1])
+            found[f"phase{band}"] = agreement.cpu().numpy()
+        return found
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()

@@ -84,10 +84,7 @@ class Gain(Measure):
 
     def __init__(self, model: Any = None, bands: int = BANDS, edges: Any = None) -> None:
         self.bands = radial_bands(bands, edges)
-        size = None
-        if model is not None:
-            _, _, *size = pictures(torch.zeros(1, *model.shape), self.name).shape
-        names = self.bands.names(size and (size[0], size[1]))
+        names = self.bands.names(None if model is None else _state_size(model))
         self.readings = tuple(
             Reading(
                 f"{stem}{b}", "comparison", f"{what} in radial band {where}", label=f"{stem} of band {where}"
@@ -115,9 +112,16 @@ class Gain(Measure):
         states, estimates = self.bands.coefficients(a), self.bands.coefficients(b)
         for band, ((x, count), (y, _)) in enumerate(zip(states, estimates, strict=True)):
             modes = count * a.shape[1]
-            cross[f"cross{band}"] = ((y * x.conj()).real.sum((1, 2)) / modes).cpu().numpy()
-            power[f"input{band}"] = (x.abs().square().sum((1, 2)) / modes).cpu().numpy()
+            state, estimate = (torch.view_as_real(part).flatten(1) for part in (x, y))
+            cross[f"cross{band}"] = ((estimate * state).sum(1) / modes).cpu().numpy()
+            power[f"input{band}"] = (state.square().sum(1) / modes).cpu().numpy()
         return cross | power
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()
+
+
+def _state_size(model: Any) -> tuple[int, int]:
+    """Height and width of the model's states, which are latents where its images are decoded."""
+    example = pictures(torch.zeros(1, *model.shape), "gain")
+    return example.shape[2], example.shape[3]

@@ -99,8 +99,9 @@ def colorfulness(images: Tensor) -> Tensor:
         return images.new_zeros(len(images))
     red, green, blue = images.clamp(-1, 1).mul(127.5).flatten(2).unbind(1)
     opponent = torch.stack([red - green, (red + green) / 2 - blue], 1)
-    spread, mean = opponent.var(2, correction=0), opponent.mean(2)
-    return spread.sum(1).sqrt() + 0.3 * mean.square().sum(1).sqrt()
+    mean = opponent.mean(2, keepdim=True)
+    variance = (opponent - mean).square().mean(2)
+    return variance.sum(1).sqrt() + 0.3 * mean.square().sum((1, 2)).sqrt()
 
 
 def hues(lab: Tensor, sectors: int) -> Tensor:
@@ -125,7 +126,8 @@ def hues(lab: Tensor, sectors: int) -> Tensor:
     _, a, b = lab.flatten(2).unbind(1)
     turn = (torch.atan2(b, a) / (2 * math.pi)) % 1
     sector = (turn * sectors).long().clamp(max=sectors - 1)
-    return a.new_zeros(len(a), sectors).scatter_add_(1, sector, torch.hypot(a, b)) / a.shape[1]
+    sums = a.new_zeros(len(a), sectors, dtype=torch.float64)
+    return sums.scatter_add_(1, sector, torch.hypot(a, b).double()).div(a.shape[1]).to(a)
 
 
 def color_difference(first: Tensor, second: Tensor, formula: str) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Calibrated:
         try:
             with _weights_only():
                 network: nn.Module = lpips.LPIPS(net=net, verbose=False)
-        except (OSError, RuntimeError, ImportError, ValueError) as error:
+        except (OSError, RuntimeError, ImportError, ValueError, UnpicklingError) as error:
             raise TurningpointError(
                 f"net is {net!r}, whose weights cannot be loaded ({reason(error)}); accepted: a network of lpips whose "
                 "weights can be fetched."

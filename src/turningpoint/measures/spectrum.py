@@ -211,7 +211,8 @@ class Spectrum(Measure):
         share, ring, sectors, doubled = (
             part.to(images.device) for part in plane(*images.shape[2:], self.sectors)
         )
-        half_plane = torch.fft.rfft2(images, norm="ortho").abs().square().mean(1).flatten(1)
+        coefficients = torch.view_as_real(torch.fft.rfft2(images, norm="ortho"))
+        half_plane = coefficients.square().sum(-1).mean(1).flatten(1)
         counted = share * half_plane.double()
         rings = _by_ring(counted, ring) / _by_ring(share[None], ring)
         all_of_it = (counted.sum(1) - counted[:, 0])[:, None]
@@ -241,12 +242,13 @@ class Spectrum(Measure):
         amplitude, phase = {}, {}
         for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True)):
             least = FLOOR * count * a.shape[1]
-            power = (x.abs().square() + y.abs().square()).sum((1, 2)) / 2
-            shared = (x.abs() * y.abs()).sum((1, 2))
+            of_x, of_y = x.abs(), y.abs()
+            power = (of_x.square() + of_y.square()).sum((1, 2)) / 2
+            shared = (of_x * of_y).sum((1, 2))
             amplitude[f"amplitude{band}"] = (
                 torch.where(power > least, shared / power, torch.nan).cpu().numpy()
             )
-            phase[f"phase{band}"] = phase_agreement(x, y, least).cpu().numpy()
+            phase[f"phase{band}"] = phase_agreement(x, y, shared, least).cpu().numpy()
         return amplitude | phase
 
     def settings(self) -> dict[str, Any]:

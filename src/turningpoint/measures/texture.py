@@ -39,12 +39,13 @@ PATTERNS_AT_ONCE = 2**16
 """Pixels whose neighbours are held at once: as much as stays in a processor's cache."""
 
 COOCCURRENCE = {
-    "contrast": ("mean squared difference of neighbours' grey levels", 0.0),
-    "homogeneity": ("how equal neighbours' grey levels are", 1.0),
-    "energy": ("how few pairs of grey levels there are", 1.0),
-    "correlation": ("correlation of neighbours' grey levels", None),
-    "entropy": ("entropy of neighbours' grey levels", 0.0),
+    "contrast": ("mean squared difference of neighbours' grey levels", "", 0.0),
+    "homogeneity": ("how equal neighbours' grey levels are", "", 1.0),
+    "energy": ("root of the chance that two pairs of neighbours are alike", "", 1.0),
+    "correlation": ("correlation of neighbours' grey levels", "", None),
+    "entropy": ("entropy of pairs of neighbours' grey levels", "nat", 0.0),
 }
+"""Description, unit, and value of a picture without texture: one of a single level."""
 
 
 def pattern_shares(greys: Tensor) -> Tensor:
@@ -105,8 +106,8 @@ class Texture(Measure):
                 label="binary patterns",
             ),
             *(
-                Reading(name, "scalar", what, label=f"{name} of texture", absent=absent)
-                for name, (what, absent) in COOCCURRENCE.items()
+                Reading(name, "scalar", what, unit, label=f"{name} of texture", absent=absent)
+                for name, (what, unit, absent) in COOCCURRENCE.items()
             ),
             Reading(
                 "gram",

@@ -87,7 +87,7 @@ def subbands(
     for _ in range(levels):
         height, width = x.shape[2:]
         rows, columns = (_matrix(n, wavelet, mode).to(x) for n in (height, width))
-        parts = rows @ (x @ columns.T)
+        parts = (rows @ (x.flatten(0, 1) @ columns.T)).unflatten(0, x.shape[:2])
         h, w = len(rows) // 2, len(columns) // 2
         found.insert(0, (parts[:, :, h:, :w], parts[:, :, :h, w:], parts[:, :, h:, w:]))
         x = parts[:, :, :h, :w]

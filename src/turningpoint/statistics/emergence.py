@@ -256,7 +256,7 @@ def _half(ratio: np.ndarray, logsnr: np.ndarray, level: float) -> np.ndarray:
 
 
 def _logit(share: np.ndarray) -> np.ndarray:
-    return np.log(share / (1 - share))
+    return np.asarray(np.log(share / (1 - share)))
 
 
 def _ends(samples: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ one half is chance, and by p; the difference says how much.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def _paired(a: np.ndarray, b: np.ndarray, samples: int, level: float, seed: int)
         return Shift(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
     later = (above + 0.5 * (items - above - below)) / items
     p = float(binomtest(above, above + below).pvalue) if above + below else 1.0
-    medians = quantiles(d, weights(len(d), samples, seed), (0.5,))[0]
+    medians = quantiles(d, _draws(len(d), samples, seed), (0.5,))[0]
     return Shift(*_ends(medians, level, int((~np.isnan(d)).sum())), later, p, items)
 
 
@@ -120,13 +121,19 @@ def _unpaired(a: np.ndarray, b: np.ndarray, samples: int, level: float, seed: in
         return Shift(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
     found = mannwhitneyu(y, x)
     medians = [
-        quantiles(one, weights(len(one), samples, place), (0.5,))[0]
+        quantiles(one, _draws(len(one), samples, place), (0.5,))[0]
         for one, place in ((x, seed), (y, seed + 1))
     ]
     with np.errstate(invalid="ignore"):
         apart = medians[1] - medians[0]
     p = float(found.pvalue)
     return Shift(*_ends(apart, level, items), float(found.statistic) / (len(x) * len(y)), p, items)
+
+
+@lru_cache(maxsize=4)
+def _draws(items: int, samples: int, seed: int) -> np.ndarray:
+    """The bootstrap's counts; runs are compared feature by feature under the same ones."""
+    return weights(items, samples, seed)
 
 
 def _ends(estimates: np.ndarray, level: float, items: int) -> tuple[float, float, float]:

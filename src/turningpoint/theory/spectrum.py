@@ -40,7 +40,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
 from ..errors import TurningpointError
-from ..measures.frequency import layout
+from ..measures.frequency import radial_bands
 from . import CURVES, DEFINITIONS, PredictedCurve, Prediction
 from .draws import PARTS
 from .known import array, samples, spectrum
@@ -150,7 +150,7 @@ def band_half_gain(variances: Any) -> float:
     return float(half_emergence(mean))
 
 
-def bands(power: Any, count: int = BANDS, edges: tuple[float, ...] | None = None) -> list[np.ndarray]:
+def bands(power: Any, count: int = BANDS, edges: Any = None) -> list[np.ndarray]:
     """The variances of Fourier modes, band by band.
 
     Parameters
@@ -159,8 +159,8 @@ def bands(power: Any, count: int = BANDS, edges: tuple[float, ...] | None = None
         The variance of every mode of an orthonormal ``fft2``: `power_spectrum` of images.
     count : int
         How many radial bands, as in the measure ``frequency``.
-    edges : tuple of count + 1 floats, optional
-        Their edges, by default of equal ratios up to Nyquist.
+    edges : str or sequence of float, optional
+        Edges of one's own in place of their number, as in the measure ``frequency``.
 
     Returns
     -------
@@ -176,10 +176,13 @@ def bands(power: Any, count: int = BANDS, edges: tuple[float, ...] | None = None
     if variances.ndim != 3:
         raise TurningpointError(f"power has shape {variances.shape}; accepted: (C, H, W).")
     height, width = variances.shape[1:]
-    _, band, weight = layout(height, width, count, edges)
+    which = radial_bands(count, edges)
+    _, band, weight = which.layout(height, width)
     times = np.rint(array(weight) ** 2).astype(int)  # a mode and its conjugate are one complex coefficient
     half_plane, where = variances[:, :, : width // 2 + 1], array(band)
-    return [np.repeat(half_plane[:, where == b], times[where == b], axis=1).ravel() for b in range(count)]
+    return [
+        np.repeat(half_plane[:, where == b], times[where == b], axis=1).ravel() for b in range(which.count)
+    ]
 
 
 def power_spectrum(images: Any) -> np.ndarray:
