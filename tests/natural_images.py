@@ -32,7 +32,7 @@ def natural_images(size: int = 64) -> np.ndarray:
 
 def natural_tensors(size: int = 64) -> torch.Tensor:
     """The same crops as measures get them, float32 (N, 3, size, size) in [-1, 1]; in 8 bit they are exact again."""
-    return torch.from_numpy(_crops(size)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(_crops(size).transpose(0, 3, 1, 2).copy()).float() / 127.5 - 1
 
 
 @lru_cache(maxsize=8)

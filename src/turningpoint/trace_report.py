@@ -25,7 +25,7 @@ DRIVERS = 20
 EDGES = ("onset", "settled")
 
 
-def trace_report(run: Trace, folder: str | Path | None = None) -> Path:
+def trace_report(run: Trace, folder: str | Path | None = None, within: str | None = None) -> Path:
     """Write ``report.html`` of a trace and, under ``figures/``, every picture with the table it was drawn from.
 
     Parameters
@@ -34,6 +34,8 @@ def trace_report(run: Trace, folder: str | Path | None = None) -> Path:
         With at least one reading.
     folder : path, optional
         Where to write; by default the trace's own folder.
+    within : str, optional
+        A category within which layers and features are compared; see `Trace.association`.
 
     Raises
     ------
@@ -46,14 +48,14 @@ def trace_report(run: Trace, folder: str | Path | None = None) -> Path:
             "folder is None and the trace is in memory; accepted: a folder to write into."
         )
     with sentences(place):
-        return _write(run, place)
+        return _write(run, place, within)
 
 
-def _write(run: Trace, place: Path) -> Path:
-    table, drawn = run.onsets(), pictures(run)
+def _write(run: Trace, place: Path, within: str | None) -> Path:
+    table, drawn = run.onsets(), pictures(run, within)
     model = run.settings["model"]["name"]
     levels = run.logsnr[np.isfinite(run.logsnr)]
-    bands, drivers = _bands(run), _drivers(run)
+    bands, drivers = _bands(run), _drivers(run, within)
     page = {
         "title": brief(model),
         **made(run),
@@ -66,12 +68,12 @@ def _write(run: Trace, place: Path) -> Path:
         "bands": bands,
         "drivers": drivers,
         "said": drawn["association"][2] if "association" in drawn else "",
-        "layers": list(run.layers),
+        "within": within or "",
     }
     return render("trace.html.j2", page, place)
 
 
-def pictures(run: Trace) -> dict[str, Picture]:
+def pictures(run: Trace, within: str | None = None) -> dict[str, Picture]:
     """Draw every picture that the trace has material for."""
     from .figures.growth import heatmap, heatmap_table, overlay
     from .figures.onset import onset
@@ -96,8 +98,8 @@ def pictures(run: Trace) -> dict[str, Picture]:
     if len(square) > 1:
         ranked = table.assign(centre=table["onset"], start=table["onset"], end=table["settled"])
         about = "Matrix of the share of trajectories in which the row's feature comes before the column's."
-        drawn["order"] = (order_figure(square, ranked), order_rows(square), about)
-    return drawn | _of_bands(run) | _of_layers(run)
+        drawn["order"] = (order_figure(square, ranked, "has grown by half"), order_rows(square), about)
+    return drawn | _of_bands(run) | _of_layers(run, within)
 
 
 def _of_bands(run: Trace) -> dict[str, Picture]:
@@ -114,7 +116,7 @@ def _of_bands(run: Trace) -> dict[str, Picture]:
     return {"bands": (emergence(table, run.schedule), table, about)}
 
 
-def _of_layers(run: Trace) -> dict[str, Picture]:
+def _of_layers(run: Trace, within: str | None) -> dict[str, Picture]:
     from .figures.activity import activity, activity_table
     from .figures.activity_maps import activity_maps, activity_maps_table
     from .figures.association import association, spoken
@@ -131,8 +133,8 @@ def _of_layers(run: Trace) -> dict[str, Picture]:
         rows = activity_maps_table(maps, run.logsnr, layers)
         about = "Where in the image each layer is at work, from noise to data."
         drawn["maps"] = (activity_maps(maps, run.logsnr, layers, run.schedule), rows, about)
-    pairs = run.association().table()
-    if len(pairs):
+    if run.drivers:
+        pairs = run.association(within=within).table()
         labels = {one.feature: one.label for one in run.all_series()}
         drawn["association"] = (association(pairs, labels=labels), pairs, spoken(pairs))
     return drawn
@@ -195,11 +197,11 @@ def _bands(run: Trace) -> list[dict[str, str]]:
     return rows
 
 
-def _drivers(run: Trace) -> list[dict[str, str]]:
+def _drivers(run: Trace, within: str | None) -> list[dict[str, str]]:
     """The pairs of layer and feature that go together most surely."""
-    if not run.layers:
+    if not run.drivers:
         return []
-    table = run.association().table()
+    table = run.association(within=within).table()
     strong = table[table["significant"]].sort_values("r", key=abs, ascending=False).head(DRIVERS)
     return [
         {

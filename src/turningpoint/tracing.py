@@ -2,8 +2,8 @@ r"""A trace: trajectories that were read while they were simulated, and what fol
 
 Arrays run along the trajectory, as generation does: log-SNR ascends, t falls.  With :math:`f_i(t)` what was read of the
 estimate of trajectory i at time t and :math:`f_i` of its final image, `Trace.onsets` says when each feature has grown
-by half and when it has settled, `Trace.emergence` when each frequency band has half of its power, and `Trace.association`
-which layers' activity goes with which feature's growth.
+by half and when it has settled, `Trace.emergence` when each frequency band has half of its power, and
+`Trace.association` which layers' activity goes with which feature's growth.
 """
 
 from __future__ import annotations
@@ -14,26 +14,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from .archive import Archive
 from .diffusion.denoiser import Denoiser
 from .errors import TurningpointError
 from .models import load
 from .simulation.store import Store
-from .statistics.association import Association, association
+from .statistics.association import FEWEST, Association, association
 from .statistics.bootstrap import weights
 from .statistics.emergence import Emergence, emergence
 from .statistics.emergence import gain as band_gain
-from .statistics.growth import Series, curves
+from .statistics.growth import curves
 from .statistics.onset import item_times, onsets, order
 from .theory.spectrum import band_half_emergence, power_spectrum
 from .theory.spectrum import bands as spectrum_bands
+from .trajectories import Trajectories
 
-SIDES = ("estimate", "state")
 
-
-class Trace(Archive):
+class Trace(Trajectories):
     """Trajectories and what was read along them.
 
     Parameters
@@ -54,102 +51,12 @@ class Trace(Archive):
     def __init__(self, store: Store, model: Denoiser | None = None) -> None:
         super().__init__(store, model)
         self._counts: np.ndarray | None = None
-
-    # ---- what was recorded
-
-    @property
-    def t(self) -> np.ndarray:
-        """The recorded times, (T,), falling."""
-        return self.store.read("t")
-
-    @property
-    def logsnr(self) -> np.ndarray:
-        """The recorded times as log-SNR, (T,), ascending."""
-        return self.store.read("logsnr")
-
-    @property
-    def items(self) -> int:
-        """The number of trajectories that have ended: what is said of a trace is said of them."""
-        return int(np.count_nonzero(self.store.read("done")))
-
-    def _of_ended(self, name: str) -> np.ndarray:
-        """An array (item, ...) without trajectories that have not ended."""
-        done, values = self.store.read("done").astype(bool), self.store.read(name)
-        return values if done.all() else values[done]
+        self._associated: dict[Any, Association] = {}
 
     def _bootstrap(self) -> np.ndarray:
         if self._counts is None or self._counts.shape[1] != self.items:
             self._counts = weights(self.items)
         return self._counts
-
-    def sides(self, feature: str) -> tuple[str, ...]:
-        """What a feature was read of: ``estimate``, ``state``."""
-        name, _ = self._described(feature)
-        return tuple(self.store.attrs(f"readings/{name}")["sides"])
-
-    def features(self, side: str = "estimate") -> list[str]:
-        """The names of all readings of a side that are up to date, without the moments of `gain`."""
-        names: list[str] = []
-        for name in self.measured() if self.items else []:
-            attrs = self.store.attrs(f"readings/{name}")
-            if name != "gain" and side in attrs["sides"] and not self._is_stale(name):
-                names += [reading["feature"] for reading in attrs["readings"]]
-        return names
-
-    def maps(self) -> list[str]:
-        """None: readings for every place of an image are not made along trajectories."""
-        return []
-
-    def reading(self, feature: str, side: str = "estimate") -> xr.Dataset:
-        """One reading along the trajectories: ``along`` (item, time, ...), ``away`` (item, time), ``final`` (item, ...).
-
-        ``away`` is there for vectors: the distance to what was read of the final image.  ``final`` is not there for
-        comparisons, which are with the final image.
-
-        Raises
-        ------
-        TurningpointError
-            If it has not been read, or not of this side.
-        """
-        name, described = self._described(feature)
-        if side not in self.sides(feature):
-            raise TurningpointError(
-                f"side is {side!r}; accepted for {feature!r}: {', '.join(self.sides(feature))}."
-            )
-        known = {"along": side, "away": f"{side}_away", "final": "final"}
-        arrays = {key: f"readings/{name}/{prefix}.{described['name']}" for key, prefix in known.items()}
-        found = {
-            key: (self.store.dims(array), self._of_ended(array))
-            for key, array in arrays.items()
-            if self.store.has(array)
-        }
-        return xr.Dataset(found, coords=self._clocks(), attrs=described)
-
-    def _clocks(self) -> dict[str, Any]:
-        return {"time": self.t} | {
-            name: ("time", self.store.read(name)) for name in ("t", "logsnr", "native")
-        }
-
-    def series(self, feature: str, side: str = "estimate") -> Series:
-        """One reading as the statistics take it: see `turningpoint.statistics.growth`."""
-        found = self.reading(feature, side)
-        about = found.attrs
-        kind, largest = about["kind"], float(about["largest"])
-        values = found["away" if kind == "vector" else "along"].values.astype(float)
-        if kind == "vector" or kind == "comparison":
-            final = np.full(len(values), 0.0 if kind == "vector" else largest)
-        else:
-            final = found["final"].values.astype(float)
-        return Series(feature, about["label"], kind, about["unit"], values, final, about.get("absent"))
-
-    def all_series(self, features: Sequence[str] | None = None, side: str = "estimate") -> list[Series]:
-        """Several readings, by default all of the side."""
-        chosen = list(features or self.features(side))
-        if not chosen:
-            raise TurningpointError(
-                f"the trace has no readings of the {side}; give measures= (--with) to trace."
-            )
-        return [self.series(feature, side) for feature in chosen]
 
     # ---- when features grow
 
@@ -161,8 +68,8 @@ class Trace(Archive):
         Returns
         -------
         DataFrame
-            ``feature, label, kind, t, logsnr, native, growth, low, high, items``; growth is 0 where a feature begins (or is
-            absent) and 1 at its final value.
+            ``feature, label, kind, t, logsnr, native, growth, low, high, items``; growth is 0 where a feature begins
+            (or is absent) and 1 at its final value.
         """
         table = curves(self.all_series(features, side), self.logsnr, self._bootstrap(), level)
         repeats = len(table) // len(self.t)
@@ -201,15 +108,6 @@ class Trace(Archive):
 
     # ---- frequency bands
 
-    def bands(self) -> list[str]:
-        """The labels of the frequency bands, if ``frequency`` was read."""
-        if "frequency" not in self.measured():
-            return []
-        known = self.store.attrs("readings/frequency")["readings"]
-        return [
-            str(r["label"]).removeprefix("energy of ") for r in known if str(r["name"]).startswith("energy")
-        ]
-
     def emergence(self, side: str = "estimate", known: Any = None, quantity: str = "power") -> Emergence:
         """The relative power of each frequency band along the trajectories, and where it is one half.
 
@@ -247,12 +145,13 @@ class Trace(Archive):
         )
 
     def predicted_gain(self) -> np.ndarray:
-        r"""Where by theory each band's gain is one half, (bands,) in log-SNR: :math:`-\log` of the mean second moment."""
+        """Where by theory each band's gain is one half, (bands,): minus the log of the mean second moment."""
         moments = self._variances("gain", about_mean=False)
         return np.array([-np.log(v.mean()) if v.sum() > 0 else np.nan for v in moments])
 
     def _variances(self, measure: str, about_mean: bool = True) -> list[np.ndarray]:
         """The variances of the modes of each band: of the model's distribution, or else of the final images."""
+        told = self.store.attrs(f"readings/{measure}")["settings"]
         try:
             model: Any = self.model
         except TurningpointError:
@@ -263,7 +162,9 @@ class Trace(Archive):
             known = power_spectrum(images)
             if not about_mean:  # what the gain is of
                 known = known + np.abs(np.fft.fft2(images.mean(0), norm="ortho")) ** 2
-        return spectrum_bands(known, *self.store.attrs(f"readings/{measure}")["settings"].values())
+        return spectrum_bands(
+            known, **({"edges": told["edges"]} if "edges" in told else {"count": told["bands"]})
+        )
 
     def gain(self) -> Emergence:
         """What the denoiser lets through of each frequency band, and where it is one half; see `measures.gain`."""
@@ -290,61 +191,39 @@ class Trace(Archive):
     # ---- the network's layers
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers that were looked at, in the network's order."""
-        return tuple(self.store.attrs("activations")["layers"]) if self.store.has("activations") else ()
+    def drivers(self) -> bool:
+        """Whether layers were looked at in enough trajectories for `association`."""
+        return bool(self.layers) and self.items >= FEWEST and bool(self.features())
 
-    @property
-    def activations(self) -> xr.Dataset:
-        """What the layers did at each step.
-
-        Returns
-        -------
-        Dataset
-            ``summaries`` (item, time, layer, summary) and ``maps`` (item, time, layer, row, column), read from disk as
-            they are used; activations that were kept whole are the groups ``activations/full/LAYER`` of the store.
-
-        Raises
-        ------
-        TurningpointError
-            If no layer was looked at.
-        """
-        if not self.store.has("activations"):
-            raise TurningpointError(
-                "the trace has looked at no layer; give activations= (--activations) to trace."
-            )
-        attrs = self.store.attrs("activations")
-        named = {"layer": list(attrs["layers"]), "summary": list(attrs["summaries"])}
-        return self.store.dataset("activations").assign_coords(named | self._clocks())
-
-    def activation_summaries(self) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]] | None:
-        """Summaries (N, T, L, S) with the names of layers and summaries; None if no layer was looked at."""
-        if not self.store.has("activations"):
-            return None
-        attrs = self.store.attrs("activations")
-        return self._of_ended("activations/summaries"), tuple(attrs["layers"]), tuple(attrs["summaries"])
-
-    def activation_maps(self) -> np.ndarray | None:
-        """Where in the image layers are at work, means over trajectories: (T, L, m, m); None without any."""
-        if not self.store.has("activations/maps"):
-            return None
-        total, there = 0.0, 0.0
-        for item in np.flatnonzero(self.store.read("done")):
-            one = self.store.read("activations/maps", (int(item),)).astype(float)
-            total, there = total + np.nan_to_num(one), there + np.isfinite(one)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(total / np.where(there, there, np.nan))
-
-    def association(self, features: Sequence[str] | None = None, **settings: Any) -> Association:
+    def association(
+        self, features: Sequence[str] | None = None, within: str | None = None, **settings: Any
+    ) -> Association:
         """Which layers' activity goes with which feature's increments; see `turningpoint.statistics.association`.
 
-        Items of one condition are compared with one another only.
+        Parameters
+        ----------
+        features : sequence of str, optional
+            By default all that were read of the estimate.
+        within : str, optional
+            A category, such as ``"class"``: trajectories are compared with those only that end in the same one, so that
+            what goes together through it alone is not counted.  Those of one condition are compared with one another
+            only in any case.
+        **settings
+            Of `turningpoint.statistics.association.association`.
 
         Raises
         ------
         TurningpointError
-            If no layer was looked at.
+            If no layer was looked at, there are too few trajectories, or ``within`` is no category that was read.
         """
+        asked = (
+            None if features is None else tuple(features),
+            within,
+            tuple(sorted(settings.items())),
+            self.items,
+        )
+        if asked in self._associated:
+            return self._associated[asked]
         known = self.activation_summaries()
         if known is None:
             raise TurningpointError(
@@ -352,32 +231,17 @@ class Trace(Archive):
             )
         values, layers, summaries = known
         grown = {one.feature: one.values for one in self.all_series(features) if one.kind != "categorical"}
-        return association(
-            values, grown, self.logsnr, layers, summaries, groups=self._of_ended("condition"), **settings
-        )
-
-    # ---- as labelled data
-
-    def _with_readings(self, dataset: xr.Dataset) -> xr.Dataset:
-        """Add every reading under its feature's name; ``_final`` and ``_state`` behind those of other sides."""
-        suffixes = {"estimate": "", "estimate_away": "_away", "final": "_final"}
-        suffixes |= {"state": "_state", "state_away": "_state_away"}
-        order = np.argsort(self.t)
-        for name in self.measured():
-            group = self.store.dataset(f"readings/{name}")
-            for described in self.store.attrs(f"readings/{name}")["readings"]:
-                for side, suffix in suffixes.items():
-                    array = group.get(f"{side}.{described['name']}")
-                    if array is None or self._is_stale(name):
-                        continue
-                    array = array.isel(time=order) if "time" in array.dims else array
-                    about = {k: v for k, v in described.items() if k in ("kind", "unit", "description")}
-                    dims = {
-                        d: f"{described['feature']}_feature" for d in array.dims if d not in ("item", "time")
-                    }
-                    dataset[f"{described['feature']}{suffix}"] = array.rename(dims).variable.copy(deep=False)
-                    dataset[f"{described['feature']}{suffix}"].attrs = about
-        return dataset
+        groups = self._of_ended("condition")
+        if within is not None:
+            category = self.series(within)
+            if category.kind != "categorical":
+                raise TurningpointError(
+                    f"within is {within!r}, a {category.kind}; accepted: a category, as class is."
+                )
+            groups = np.unique(np.stack([groups, category.final]), axis=1, return_inverse=True)[1]
+        found = association(values, grown, self.logsnr, layers, summaries, groups=groups, **settings)
+        self._associated[asked] = found
+        return found
 
 
 def open_trace(folder: str | Path, model: Any = None) -> Trace:

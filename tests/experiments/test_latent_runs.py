@@ -211,3 +211,38 @@ def test_a_state_at_zero_is_the_end_wherever_that_lies():
     model = tp.NetworkDenoiser(network, tp.DiscreteVP.named("linear"), (3,))
     run = tp.generate(model, 2, sampler="ddim", grid=grid, record=[tp.Record("state", (0.0,))], progress=None)
     np.testing.assert_array_equal(run.data["state"].values[:, 0], run.images.values)
+
+
+class TestTraces:
+    """The estimates of latents are pictures where measures read them, and latents where they are kept."""
+
+    def test_estimates_are_decoded_for_measures(self, letters):
+        def mean(images):
+            """The mean of a picture."""
+            assert images.shape[1:] == (1, 4, 4)
+            return images.mean((1, 2, 3))
+
+        run = tp.trace(
+            letters,
+            3,
+            measures=[mean],
+            of=("estimate", "state"),
+            keep=("estimate", "state"),
+            prompt="abcde",
+            **QUICK,
+        )
+        assert run.images.shape == (3, 1, 4, 4)
+        for side in ("estimate", "state"):
+            latents = run.store.read(side)
+            assert latents.shape == (3, 40, 1, 2, 2)
+            assert run.store.dims(side)[2:] == ("latent_channel", "latent_y", "latent_x")
+            found = run.reading("mean", side)["along"].values
+            np.testing.assert_allclose(found, latents.mean((2, 3, 4)) / 2, rtol=1e-4, atol=1e-6)
+        # at pure noise the estimate is the mean of the data: five letters, halved by the decoder
+        np.testing.assert_allclose(run.reading("mean")["along"].values[:, 0], 0.25, atol=0.02)
+
+    def test_it_ends_where_generate_ends(self, letters):
+        run = tp.trace(letters, 3, measures=(), prompt="ab", **QUICK)
+        other = tp.generate(letters, 3, prompt="ab", **QUICK)
+        np.testing.assert_allclose(run.latents.values, other.latents.values, atol=1e-6)
+        assert run.features() == []

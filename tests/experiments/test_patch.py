@@ -274,3 +274,21 @@ def test_measures_that_do_not_apply_are_left_out_unless_named(refuses):
     assert isinstance(table, pd.DataFrame)
     assert table.feature.tolist() == ["first"]
     assert table.columns[-1] == "note"
+
+
+def test_a_latent_transformer_with_guidance_and_a_learned_variance(tmp_path):
+    """A DiT: tokens, an autoencoder, both halves of guidance, ddpm with its own variance, a donor."""
+    from tiny_pipelines import tiny_dit
+
+    tiny_dit(tmp_path)
+    model = tp.load(f"diffusers:{tmp_path}")
+    told = {"label": 3, "guidance": 2.0, "sampler": "ddpm", "steps": 3, **QUIET}
+    run = patch(model, "transformer_blocks.*", (0.2, 0.9), 2, mode="patch", donor={"label": 5}, **told)
+    plain = tp.generate(model, 2, **told)
+    np.testing.assert_allclose(run.data["clean"].values, plain.images.values, atol=1e-4)
+    np.testing.assert_allclose(run.data["clean_latents"].values, plain.latents.values, atol=1e-4)
+    donors = tp.generate(model, 2, **(told | {"label": 5})).images.values
+    np.testing.assert_allclose(run.data["donor"].values, donors, atol=1e-4)
+    assert run.images.shape == plain.images.shape
+    assert np.abs(run.images.values - plain.images.values).max() > 0.01
+    assert run.latents.shape == plain.latents.shape

@@ -175,16 +175,22 @@ class TestDifference:
 
 
 class TestMaps:
-    def test_greys_run_over_a_layers_steps(self):
-        maps = np.random.default_rng(0).normal(size=(4, 3, 5, 5))
+    def test_greys_are_shares_of_the_mean_and_run_over_a_row(self):
+        maps = (
+            np.random.default_rng(0).uniform(1, 3, size=(4, 3, 5, 5))
+            * 10.0 ** np.arange(4)[:, None, None, None]
+        )
         maps[:, 1] = np.nan
         maps[0, 2] = np.nan
         figure = activity_maps(maps, np.linspace(-5, 5, 4), LAYERS, CLOCK)
         images = figure.axes[0].images
         assert len(images) == 8
         row = np.stack([image.get_array()[..., 0] for image in images[:4]]).astype(float)
-        low, high = maps[:, 0].min(), maps[:, 0].max()
-        np.testing.assert_allclose(row, (maps[:, 0] - low) / (high - low), atol=1 / 128)
+        share = maps[:, 0] / maps[:, 0].mean((1, 2), keepdims=True)
+        wanted = (share - share.min()) / (share.max() - share.min())
+        np.testing.assert_allclose(row, wanted, atol=1 / 128)  # a step of 256 greys, and rounding
+        table = activity_maps_table(maps, np.linspace(-5, 5, 4), LAYERS)
+        np.testing.assert_allclose(table[table["place"] == 0]["share"], share.ravel())
 
     def test_many_layers_and_steps_are_chosen_evenly(self):
         maps = np.ones((50, 60, 2, 2))

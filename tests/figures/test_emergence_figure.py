@@ -1,5 +1,6 @@
 """The map of emergence draws its table: cells, halves, closed forms, open ends, from one band to forty."""
 
+import io
 import math
 from itertools import pairwise
 
@@ -109,15 +110,14 @@ def test_open_ends_empty_bands_and_gaps():
     assert cells.mask[1].sum() == 1
 
 
-@pytest.mark.parametrize("count", [1, 30, 40])
-@pytest.mark.parametrize("schedule", [VP(), EDM()])
+@pytest.mark.parametrize(("count", "schedule"), [(1, VP()), (30, EDM()), (40, VP())])
 def test_it_holds_any_number_of_bands(count, schedule):
     names = [
         f"band {b}, said at great length and with no end in sight ({b}–{b + 1} cycles)" for b in range(count)
     ]
     table = emergence_table(found(np.geomspace(300, 1e-2, count)), names)
     figure = emergence(table, schedule)
-    picture = render(figure, "svg")
+    figure.savefig(io.BytesIO())  # which lays it out
     axes = figure.axes[0]
     labels = [label for label in axes.get_yticklabels() if label.get_text()]
     assert len(labels) == (count if count <= 32 else 20)
@@ -126,7 +126,11 @@ def test_it_holds_any_number_of_bands(count, schedule):
     whole = figure.get_window_extent()
     numbers = [text.get_window_extent() for text in axes.texts]
     assert all(box.x1 <= whole.x1 + 1 and box.x0 >= whole.x0 - 1 for box in [*boxes, *numbers])
-    assert picture == render(emergence(table, schedule), "svg")
+
+
+def test_it_is_the_same_bytes_twice():
+    table = emergence_table(found(np.array([1.0, 0.1])))
+    assert render(emergence(table, VP()), "svg") == render(emergence(table, VP()), "svg")
 
 
 def test_one_time_and_infinite_log_snr():

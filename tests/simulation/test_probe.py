@@ -275,6 +275,30 @@ def test_change_is_from_the_walks_own_step_before(digits):
     assert np.isnan(change(calls[0], (0, 0, 0), (1, 1, 1))).all()
 
 
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, t):
+        return self.layer(self.layer(x))
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_of_a_layer_that_runs_twice_the_last_time_counts(bare):
+    torch.manual_seed(0)
+    network = Twice().eval().requires_grad_(False)
+    model = network if bare else NetworkDenoiser(network, VP(), (4,))
+    probe, t = Probe(model, "layer"), torch.full((3,), 0.5)
+    for step, active in enumerate([all_of(3), flags(1, 0, 1), all_of(3)]):
+        seen = looked(probe, lambda step=step: model(normal(3, 4, seed=step), t), 3, flags(0, 0, 0), active)
+    answers = [network(normal(3, 4, seed=step), t).numpy() for step in range(3)]
+    np.testing.assert_allclose(seen["activations"][:, 0, MAGNITUDE], norms(answers[2]) / 2, rtol=FLOAT32)
+    before = np.stack([answers[1][0], answers[0][1], answers[1][2]])
+    expected = norms(answers[2] - before) / norms(before)
+    np.testing.assert_allclose(seen["activations"][:, 0, CHANGE], expected, rtol=1e-5)
+
+
 def test_another_batch_size_forgets(digits):
     probe = Probe(digits, "mid_block")
     for rows in (4, 2, 4):

@@ -81,8 +81,18 @@ def label_of(text: str | None) -> int | str | list[int] | None:
 
 
 def listed(text: str | None) -> list[str]:
-    """The parts of a list separated by commas."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+    """The parts of a list separated by commas; a setting's numbers, which commas separate too, stay together.
+
+    >>> listed("class, frequency?edges=0,2,4,color")
+    ['class', 'frequency?edges=0,2,4', 'color']
+    """
+    parts: list[str] = []
+    for part in (text or "").split(","):
+        if parts and "?" in parts[-1] and re.fullmatch(r"\s*([\d.]+|inf)\s*", part):
+            parts[-1] += f",{part.strip()}"
+        elif part.strip():
+            parts.append(part.strip())
+    return parts
 
 
 def place(path: Path | None) -> Path | None:

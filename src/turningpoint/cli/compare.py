@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
-from ..experiments.compare import Comparison
+from ..experiments.compare import QUANTITIES, Comparison
 from ..experiments.compare import compare as run_compare
 from .app import Json, app, listed, number, place, print_json, print_table
 
@@ -46,7 +46,7 @@ def compare(
     _print_settings(found)
     _print_onsets(found)
     for label in found.labels[1:]:
-        _print_shifts(found.shifts[found.shifts["run"] == label], label, found.labels[0])
+        _print_shifts(found, label)
     for row in found.images.to_dict("records"):
         typer.echo(
             f"Final images: those of {row['run']} are {row['distance']:.3g} from their partners, strangers "
@@ -79,39 +79,45 @@ def _brief(text: str, width: int = 100) -> str:
 
 def _print_onsets(found: Comparison) -> None:
     """The onsets side by side, by the first run's."""
-    known = found.onsets.set_index(["run", "feature"])
-    first = known.loc[found.labels[0]].sort_values(["onset", "settled"], kind="stable")
+    known = {(row["run"], row["feature"]): row for row in found.onsets.to_dict("records")}
     rows = [
-        [str(feature), *(_interval(known.loc[(label, feature)], "onset") for label in found.labels)]
-        for feature in first.index
+        [name, *(_interval(known[label, name], "onset", ("before", "after")) for label in found.labels)]
+        for name in found.by_onset()
     ]
-    title = "Half grown, in log-SNR: medians over samples [95 % interval]"
+    title = "Half grown, in log-SNR: medians over samples [95 % interval]; before, after: beyond the recorded times"
     print_table(title, ["feature", *found.labels], rows)
 
 
-def _print_shifts(table: pd.DataFrame, label: str, first: str) -> None:
-    """How much later a run is, feature by feature."""
-    half, settled = (table[table["quantity"] == quantity] for quantity in ("onset", "settled"))
+def _print_shifts(found: Comparison, label: str) -> None:
+    """How much later a run is than the first, feature by feature."""
+    table = found.shifts[found.shifts["run"] == label]
+    known = {(row["feature"], row["quantity"]): row for row in table.to_dict("records")}
     rows = []
-    for a, b in zip(half.to_dict("records"), settled.to_dict("records"), strict=True):
-        cells = [str(a["feature"])]
-        for one in (a, b):
-            cells += [_interval(one, "difference", ""), number(one["later"]), _small(one["q"])]
+    for name in found.by_onset():
+        cells = [name]
+        for quantity in QUANTITIES:
+            one = known[name, quantity]
+            cells += [
+                _interval(one, "difference", ("earlier", "later")),
+                number(one["later"]),
+                _small(one["q"]),
+            ]
         rows.append(cells)
     paired = "pairs with the same noise" if bool(table["paired"].all()) else "no noise is shared"
-    items = int(table["items"].max())
     title = (
-        f"How much later in {label} than in {first}, in log-SNR ({items} samples, {paired}); q: corrected p"
+        f"Later in {label} than in {found.labels[0]}: by how much in log-SNR, in which share of samples, corrected p "
+        f"({int(table['items'].max())} samples, {paired})"
     )
-    columns = ["feature", "half grown", "P[later]", "q", "settled", "P[later] ", "q "]
-    print_table(title, columns, rows)
+    print_table(title, ["feature", "half grown", "share", "q", "settled", "share ", "q "], rows)
 
 
-def _interval(row: object, column: str, stem: str | None = None) -> str:
-    """A number with its interval; the ends' columns are ``stem_low`` or, of no stem, ``low``."""
-    before = f"{column}_" if stem is None else stem
-    value, low, high = (number(float(row[name])) for name in (column, f"{before}low", f"{before}high"))  # type: ignore[index]
-    return value if value in ("open", "–") and low == high == "–" else f"{value} [{low}, {high}]"
+def _interval(row: Mapping[Hashable, Any], column: str, ends: tuple[str, str]) -> str:
+    """A number with its interval, or a word for one that is open."""
+    value = float(row[column])
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else ends[value > 0]
+    stem = "" if column == "difference" else f"{column}_"
+    return f"{number(value)} [{number(row[f'{stem}low'])}, {number(row[f'{stem}high'])}]"
 
 
 def _small(p: float) -> str:

@@ -119,7 +119,9 @@ def patch(
         raise TurningpointError("--label is 'own'; accepted by patch: class indices, or none.")
     loaded = load(model)
     options = told_measures(ask, network, classifier, statistics, layers, trust_program)
-    asked = measures_of(listed(with_) or None, loaded, options)  # a mistake is told before anything is simulated
+    asked = measures_of(
+        listed(with_) or None, loaded, options
+    )  # a mistake is told before anything is simulated
     known = None if beside is None else _association(beside, loaded)
     run = run_patch(
         loaded,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,8 @@ def submit(
     """
     wanted, places = _split(commands), []
     for command in wanted:
-        out = _read(command).get("out")
+        given = _read(command)
+        out = given.get("out")
         if out is None:
             raise TurningpointError(
                 f"the command {_shown(command)!r} has no --out; accepted: with the folder that the workers share."
@@ -74,6 +76,12 @@ def submit(
             raise TurningpointError(
                 f"workers is {workers} for {command[0]!r}; accepted: 1, or a command whose work is shared, "
                 f"{', '.join(SHARED)}."
+            )
+        if workers != 1 and given.get("report"):
+            warnings.warn(
+                f"each of {workers} workers will write the report of {out}; add --no-report to the command, and "
+                f"--then {shlex.quote(f'report {shlex.quote(str(out))}')} before it",
+                stacklevel=2,
             )
         places.append(Path(out))
     for out in places:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import pairwise
 from typing import Annotated, Any
 
 import pandas as pd
@@ -87,6 +88,12 @@ def trace(
         typer.Option("--activations", help='Layers to look into: "up_blocks.*"; may be given again.'),
     ] = None,
     keep: Annotated[str, typer.Option(help="Keep whole: state, estimate, activations, by comma.")] = "",
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare layers and features among trajectories of one category: class. [of one condition]"
+        ),
+    ] = None,
     ask: Ask = None,
     network: Network = None,
     classifier: Classifier = None,
@@ -133,9 +140,9 @@ def trace(
     seconds = time.monotonic() - begun
     page = None
     if report and run.features():
-        from ..report import report as write_report
+        from ..trace_report import trace_report
 
-        page = write_report(run)
+        page = trace_report(run, within=within)
     if json:
         summary = {"run": place(run.folder), "kind": run.kind, "model": run.settings["model"]["name"]}
         summary |= {
@@ -144,15 +151,15 @@ def trace(
             "logsnr": run.logsnr,
             "complete": run.complete,
         }
-        print_json(summary | _found(run) | {"report": place(page)})
+        print_json(summary | _found(run, within) | {"report": place(page)})
         return
     typer.echo(f"{run.items} trajectories x {len(run.t)} times are in {place(run.folder)} ({seconds:.1f} s).")
     if run.features():
         _print_onsets(run.onsets(), run.schedule.native_unit)
         if run.bands():
             _print_bands(run)
-        if run.layers:
-            _print_drivers(run)
+        if run.drivers:
+            _print_drivers(run, within)
     if page is not None:
         typer.echo(f"Look at {place(page)}.")
 
@@ -177,7 +184,7 @@ def onset(
     _print_order(table, before)
 
 
-def _found(run: Trace) -> dict[str, Any]:
+def _found(run: Trace, within: str | None) -> dict[str, Any]:
     """What follows from the readings, as far as there are any."""
     found: dict[str, Any] = {}
     if run.features():
@@ -187,8 +194,8 @@ def _found(run: Trace) -> dict[str, Any]:
         found["emergence"] = [
             {"band": label, **emergence.row(k), "theory": predicted[k]} for k, label in enumerate(run.bands())
         ]
-    if run.layers and run.features():
-        found["association"] = run.association().table().to_dict("records")
+    if run.drivers:
+        found["association"] = run.association(within=within).table().to_dict("records")
     return found
 
 
@@ -214,7 +221,7 @@ def _print_order(table: pd.DataFrame, before: pd.DataFrame) -> None:
     features = [str(feature) for feature in table["feature"]]
     known = {(r["before"], r["after"]): r for r in before.to_dict("records")}
     rows = []
-    for a, b in zip(features, features[1:], strict=False):
+    for a, b in pairwise(features):
         one = known.get((a, b))
         if one is not None and math.isfinite(one["probability"]):
             rows.append(
@@ -236,9 +243,9 @@ def _print_bands(run: Trace) -> None:
     print_table(title, ["band", "measured", "standard error", "theory"], rows)
 
 
-def _print_drivers(run: Trace, most: int = 12) -> None:
+def _print_drivers(run: Trace, within: str | None, most: int = 12) -> None:
     """The pairs of layer and feature that go together most surely."""
-    table = run.association().table()
+    table = run.association(within=within).table()
     strong = table[table["significant"]].sort_values("r", key=abs, ascending=False)
     rows = [
         [str(one["layer"]), str(one["summary"]), str(one["feature"]), f"{one['r']:+.2f}", number(one["logsnr"]),

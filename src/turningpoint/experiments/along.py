@@ -35,7 +35,6 @@ ROWS = 512
 """Images that a measure reads at a time, at most."""
 BYTES = 2**25
 """Bytes of images that a measure reads at a time."""
-SIDES = ("estimate", "state")
 
 
 class Along:
@@ -120,6 +119,8 @@ class _Reading:
 
     def __init__(self, along: Along, finals: Tensor, times: int) -> None:
         self._along, self._final = along, along.one.read(finals)
+        self._compares = any(r.kind == "comparison" for r in along.readings)
+        self._known = along.one.look(finals) if self._compares and not along.paired else {}
         self.values = {
             name: np.full((len(finals), *((times,) if axes else ()), *like.shape), _gap(like), like.dtype)
             for name, (axes, like) in along._arrays().items()
@@ -129,23 +130,33 @@ class _Reading:
             if side == "final":
                 self.values[name][...] = self._final[reading]
 
-    def add(self, side: str, first: int, images: Tensor, others: Tensor) -> None:
-        """Read a block of times: images (n, k, *shape), and what they are compared with, alike."""
+    def add(self, side: str, first: int, images: Tensor, states: Tensor | None) -> None:
+        """Read a block of times: images (n, k, *shape), and the states that they are estimated from."""
         n, k = images.shape[:2]
-        rows = images.flatten(0, 1)
-        found = self._along.one.read(rows)
-        if any(r.kind == "comparison" for r in self._along.readings):
-            found |= self._along.one.compare(others.flatten(0, 1), rows)
+        found = self._read(images.flatten(0, 1), k, states)
         for r in self._along.readings:
             values = np.asarray(found[r.name]).reshape(n, k, *np.shape(found[r.name])[1:])
             times = slice(first, first + k)
             if r.kind == "vector":
-                apart = values - self._final[r.name][:, None]
-                self.values[f"{side}_away.{r.name}"][:, times] = np.linalg.norm(
-                    apart.astype(np.float64), axis=-1
-                )
+                self.values[f"{side}_away.{r.name}"][:, times] = _apart(values, self._final[r.name])
             if f"{side}.{r.name}" in self.values:
                 self.values[f"{side}.{r.name}"][:, times] = values
+
+    def _read(self, rows: Tensor, times: int, states: Tensor | None) -> dict[str, np.ndarray]:
+        one = self._along.one
+        if not self._compares:
+            return one.read(rows)
+        if states is not None and self._along.paired:
+            return one.read_beside(one.look(states.flatten(0, 1)), rows)
+        known = {name: values.repeat_interleave(times, 0) for name, values in self._known.items()}
+        return one.read_beside(known, rows)
+
+
+def _apart(values: np.ndarray, final: np.ndarray) -> np.ndarray:
+    """Distances of vectors (n, k, d) from (n, d): (n, k)."""
+    apart = torch.from_numpy(values) - torch.from_numpy(np.asarray(final))[:, None]
+    distances: np.ndarray = torch.linalg.vector_norm(apart, dim=2, dtype=torch.float64).numpy()
+    return distances
 
 
 def _gap(like: np.ndarray) -> Any:
@@ -187,9 +198,7 @@ def read_along(
             some = np.stack([path[first:stop] for path in rows])
             flat = decode(some.reshape(-1, *some.shape[2:]))
             images[side] = torch.from_numpy(flat.reshape(*some.shape[:2], *flat.shape[1:]))
-        same = ends[:, None].expand(-1, stop - first, *ends.shape[1:])
         for along in measures:
             for side in along.sides:
-                other = images["state"] if along.paired else same
-                reading[along.one.name].add(side, first, images[side], other)
+                reading[along.one.name].add(side, first, images[side], images.get("state"))
     return {name: one.values for name, one in reading.items()}

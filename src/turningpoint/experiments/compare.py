@@ -29,7 +29,8 @@ from ..simulation.store import sentences
 from ..statistics.growth import Series
 from ..statistics.onset import item_times, onsets
 from ..statistics.shift import shift
-from ..tracing import SIDES, Trace
+from ..tracing import Trace
+from ..trajectories import SIDES
 from .apart import activations_apart, growth_apart, growth_on, images_apart
 from .planning import differences
 from .subjects import Shared, Subject, labelled, shared, subject
@@ -115,7 +116,7 @@ class Comparison:
         for k, label in enumerate(self.labels[1:], 2):
             name = "" if len(self.labels) == 2 else f"-{k}"
             part = self.apart[self.apart["run"] == label]
-            part = part.set_index("feature").loc[self._by_onset()].reset_index()[part.columns]
+            part = part.set_index("feature").loc[self.by_onset()].reset_index()[part.columns]
             if np.isfinite(part["difference"].to_numpy(float)).any():
                 about = f"Growth in {label} less growth in {first}"
                 found[f"difference{name}"] = difference(part, (label, first), clock), part, about
@@ -129,7 +130,8 @@ class Comparison:
                 )
         return found
 
-    def _by_onset(self) -> list[str]:
+    def by_onset(self) -> list[str]:
+        """The features in the order of the first run's onsets."""
         first = self.onsets[self.onsets["run"] == self.labels[0]]
         return [str(name) for name in first.sort_values(["onset", "settled"], kind="stable")["feature"]]
 

@@ -1,7 +1,7 @@
 """What a probe has seen in the network along trajectories, as arrays of a run.
 
-In the group ``activations`` stand ``summaries`` (item, time, layer, summary), ``maps`` (item, time, layer, row, column) and,
-if activations are kept whole, ``full/LAYER`` (item, time, ...); its attributes name layers and summaries.
+In the group ``activations`` stand ``summaries`` (item, time, layer, summary), ``maps`` (item, time, layer, row, column)
+and, if activations are kept whole, ``full/LAYER`` (item, time, ...); its attributes name layers and summaries.
 """
 
 from __future__ import annotations

@@ -139,10 +139,10 @@ def subject(run: Trace | str | Path, label: str, side: str = "estimate") -> Subj
     """
     opened = run if isinstance(run, Trace) else open_trace(run)
     if not opened.complete:
-        missing = int((~opened.store.read("done").astype(bool)).sum())
+        done = opened.store.read("done").astype(bool)
         raise TurningpointError(
-            f"run {str(opened.folder or label)!r} lacks {missing} of {opened.items} trajectories; accepted: whole "
-            "runs, as the command that began it makes it."
+            f"run {str(opened.folder or label)!r} lacks {int((~done).sum())} of {len(done)} trajectories; accepted: "
+            "whole runs, which the command that began it makes of it."
         )
     features = opened.features(side)
     if not features:

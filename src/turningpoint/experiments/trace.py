@@ -35,7 +35,8 @@ from ..simulation.progress import shown
 from ..simulation.store import Store, packing
 from ..simulation.walk import FromImage, FromNoise, Record, Walk
 from ..tracing import Trace
-from .along import SIDES, Along, read_along
+from ..trajectories import SIDES
+from .along import Along, read_along
 from .generate import FROM_NOISE
 from .inside import lay_out_activations, records_of, write_activations
 from .layout import (
@@ -266,9 +267,8 @@ def _measures(
         asked += what.split(",") if isinstance(what, str) and "?" not in what else [what]
     latent = model.shape != model.decoded_shape
     names = [what.partition("?") if isinstance(what, str) else ("", "", "") for what in asked]
-    if (
-        "gain" not in [name for name, _, _ in names] and not latent
-    ):  # both tell of bands: what is there, what passes
+    if "gain" not in [name for name, _, _ in names] and not latent:
+        # both tell of bands: what is there, and what passes
         asked += [f"gain{mark}{query}" for name, mark, query in names if name == "frequency"]
     for key in told:
         if not any(key in takes(what) for what in asked):
@@ -283,7 +283,7 @@ def _measures(
             if usual:
                 continue
             raise
-        found.append((along, {"asked": what if isinstance(what, str) else along.one.name, "told": {}}))
+        found.append((along, {"asked": what if isinstance(what, str) else along.one.name}))
     return found
 
 

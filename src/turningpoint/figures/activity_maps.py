@@ -26,13 +26,14 @@ CELL, GAP, HEAD, TALL = (0.26, 0.62), 0.05, 0.62, 8.0
 def activity_maps(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str], schedule: Schedule) -> Figure:
     """A row of maps per layer, from noise (left) to data (right).
 
-    The reader should see where a layer is at work and when it begins to be: at the object, at its border, everywhere.
-    The greys of a row run from the layer's least value (black) to its largest (white), over the steps shown.
+    The reader should see where a layer is at work, and from which step on: at the object, at its border, everywhere.
+    How much it is at work is told by `turningpoint.figures.activity`: each map is divided by its mean, so that a flat
+    one is of one grey.  The greys of a row run from its least share (black) to its largest (white).
 
     Parameters
     ----------
     maps : array (T, L, m, m)
-        Means over items, in generation order; NaN where a layer has no map.
+        Means over items, 0 or more, in generation order; NaN where a layer has no map.
     logsnr : array (T,)
     layers : sequence of L str
         In the network's order.
@@ -53,7 +54,7 @@ def activity_maps(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str], s
     side = cell + GAP
     right = left + side * len(columns) + 0.1
     note = f"{len(rows)} of {np.shape(maps)[1]} layers" if len(rows) < np.shape(maps)[1] else ""
-    words = "each row: black is the layer's least value, white its largest"
+    words = "share of a map's mean: black the least of a row, white the largest"
     size = (max(right, left + inches_wide(words, 7) + 0.1), HEAD + side * len(rows) + 0.06)
     shades = matplotlib.colormaps["gray"].with_extremes(bad=MISSING)
     with style():
@@ -67,7 +68,7 @@ def activity_maps(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str], s
         axes.text(left - 0.08, HEAD - 0.05, "log-SNR", ha="right", va="bottom", size=6.5, color=MUTED)
         for k, row in enumerate(rows):
             top = HEAD + side * k
-            own = np.asarray(maps, float)[columns, row]
+            own = _shares(np.asarray(maps, float)[columns, row])
             low, high = np.nanmin(own), np.nanmax(own)
             for x, pixels in zip(centres, own, strict=True):
                 grey = np.ma.masked_invalid((pixels - low) / (high - low if high > low else 1.0))
@@ -81,10 +82,11 @@ def activity_maps(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str], s
 
 
 def activity_maps_table(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str]) -> pd.DataFrame:
-    """What `activity_maps` shows, a row per cell: ``place``, ``layer``, ``step``, ``logsnr``, ``y``, ``x``, ``value``.
+    """What `activity_maps` shows, a row per cell: ``place``, ``layer``, ``step``, ``logsnr``, ``y``, ``x``, ``value``,
+    ``share`` of the map's mean.
 
     >>> activity_maps_table(np.ones((1, 1, 2, 2)), np.zeros(1), ["mid"]).shape
-    (4, 7)
+    (4, 8)
     """
     rows, columns = _chosen(maps, logsnr, layers)
     shown = np.asarray(maps, float)[np.ix_(columns, rows)].swapaxes(0, 1)
@@ -99,8 +101,15 @@ def activity_maps_table(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[s
             "y": y,
             "x": x,
             "value": shown.ravel(),
+            "share": _shares(shown).ravel(),
         }
     )
+
+
+def _shares(maps: np.ndarray) -> np.ndarray:
+    """Maps (..., m, m) divided by their means."""
+    mean = maps.mean((-2, -1), keepdims=True)
+    return maps / np.where(mean > 0, mean, 1.0)
 
 
 def _chosen(maps: np.ndarray, logsnr: np.ndarray, layers: Sequence[str]) -> tuple[list[int], list[int]]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 ANNOTATED = 30  # features; beyond, the cells are too small for numbers
 
 
-def order(order_table: pd.DataFrame, windows: pd.DataFrame | None = None) -> Figure:
+def order(
+    order_table: pd.DataFrame, windows: pd.DataFrame | None = None, happens: str = "is decided"
+) -> Figure:
     """The matrix P(row is decided before column), in per cent.
 
     The reader should see one blue triangle where the order is certain, and pale cells (near 50) beside
@@ -29,6 +31,8 @@ def order(order_table: pd.DataFrame, windows: pd.DataFrame | None = None) -> Fig
         Square; index and columns are the same features.  NaN where the two cannot be compared.
     windows : DataFrame, optional
         The windows of `timeline`: features are then sorted by centre and named by their labels.
+    happens : str
+        What one feature does before another.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def order(order_table: pd.DataFrame, windows: pd.DataFrame | None = None) -> Fig
         axes.set_xticks(range(n), labels, size=size, rotation=90)
         axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
-        axes.set_ylabel("this feature is decided …", color=MUTED)
+        axes.set_ylabel(f"this feature {happens} …", color=MUTED)
         axes.set_xlabel("… before this one", color=MUTED, labelpad=6)
         axes.xaxis.set_label_position("top")
         bar = figure.colorbar(

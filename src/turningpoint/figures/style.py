@@ -39,6 +39,12 @@ _GROUPS = {
     "pixels": ("colour and pixels", "purple"),
     "color": ("colour and pixels", "purple"),
     "palette": ("colour and pixels", "purple"),
+    "lab": ("colour and pixels", "purple"),
+    "structure": ("structure", "orange"),
+    "perceptual": ("structure", "orange"),
+    "texture": ("texture", "sky"),
+    "spectrum": ("frequency", "blue"),
+    "wavelet": ("frequency", "blue"),
 }
 _OTHERS = ("orange", "sky", "black")
 

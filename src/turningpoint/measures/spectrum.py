@@ -211,10 +211,10 @@ class Spectrum(Measure):
         share, ring, sectors, doubled = (
             part.to(images.device) for part in plane(*images.shape[2:], self.sectors)
         )
-        coefficients = torch.view_as_real(torch.fft.rfft2(images, norm="ortho"))
-        half_plane = coefficients.square().sum(-1).mean(1).flatten(1)
+        spectrum = torch.fft.rfft2(images, norm="ortho")
+        half_plane = (spectrum.real.square() + spectrum.imag.square()).mean(1).flatten(1)
         counted = share * half_plane.double()
-        rings = _by_ring(counted, ring) / _by_ring(share[None], ring)
+        rings = _by_group(counted, ring) / _by_group(share[None], ring)
         all_of_it = (counted.sum(1) - counted[:, 0])[:, None]
         some = all_of_it > FLOOR * share.sum()
         divisor = torch.where(some, all_of_it, 1.0)
@@ -227,9 +227,8 @@ class Spectrum(Measure):
             "anisotropy": resultant.norm(dim=1).clamp(max=1),
         }
         band = self.bands.layout(*images.shape[2:]).band.flatten().to(images.device)
-        for b in range(self.bands.count):
-            inside = (band == b) & (share > 0)
-            found[f"energy{b}"] = counted[:, inside].sum(1) / share[inside].sum()
+        energies = _by_group(counted, band) / _by_group(share[None], band)
+        found |= {f"energy{b}": energies[:, b] for b in range(self.bands.count)}
         return {name: values.float().cpu().numpy() for name, values in found.items()}
 
     def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
@@ -255,11 +254,11 @@ class Spectrum(Measure):
         return {**self.bands.settings(), "sectors": self.sectors}
 
 
-def _by_ring(values: Tensor, ring: Tensor) -> Tensor:
-    """Sums of (B, K) over the rings 0, 1, ... of K wave vectors, (B, F)."""
-    inside = torch.nonzero(ring >= 0).flatten()
-    sums = values.new_zeros(int(ring.max()) + 1, len(values))
-    return sums.index_add_(0, ring[inside], values.T[inside]).T
+def _by_group(values: Tensor, group: Tensor) -> Tensor:
+    """Sums of (B, K) over those with the group 0, 1, ... of K, (B, G); -1 is none."""
+    inside = torch.nonzero(group >= 0).flatten()
+    sums = values.new_zeros(int(group.max()) + 1, len(values))
+    return sums.index_add_(0, group[inside], values.T[inside]).T
 
 
 def _slope(rings: Tensor) -> Tensor:

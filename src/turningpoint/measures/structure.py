@@ -47,7 +47,7 @@ from ._similarity import similarities
 from .pixels import luminance, pictures
 
 SMALLEST = 3
-PART = 2**20
+PART = 2**19
 """How many numbers of a batch are looked at together: some fit a processor's cache, and temporaries stay small."""
 
 
@@ -250,7 +250,7 @@ class Structure(Measure):
             "edges": edge.float().mean((1, 2)),
             "edge_strength": (gradient * edge).sum((1, 2)) / edge.sum((1, 2)),
             "gradient": gradient.mean((1, 2)),
-            "sharpness": _laplacian(greys).flatten(1).var(1, correction=0),
+            "sharpness": _variance(_laplacian(greys)),
             "entropy": entropy(histogram(greys)),
             "low": low_power(images, self.radius),
         }
@@ -278,7 +278,7 @@ def _large_enough(images: Tensor) -> Tensor:
             f"measure is 'structure', but the images have {images.shape[2]} x {images.shape[3]} pixels; "
             f"accepted: at least {SMALLEST} x {SMALLEST}."
         )
-    return images
+    return images.contiguous()
 
 
 def _by_parts(look: Callable[..., dict[str, Tensor]], *batches: Tensor) -> dict[str, np.ndarray]:
@@ -293,6 +293,10 @@ def _laplacian(greys: Tensor) -> Tensor:
     around = F.pad(greys[:, None], (1, 1, 1, 1), mode="reflect")[:, 0]
     beside = around[:, 1:-1, :-2] + around[:, 1:-1, 2:]
     return (beside + around[:, :-2, 1:-1]).add_(around[:, 2:, 1:-1]).sub_(greys, alpha=4)
+
+
+def _variance(x: Tensor) -> Tensor:
+    return (x - x.mean((1, 2), keepdim=True)).square().mean((1, 2))
 
 
 @lru_cache(maxsize=64)

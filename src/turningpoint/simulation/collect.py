@@ -139,7 +139,8 @@ def collect(
 
 def _flags(store: Store, unit: Unit, names: Sequence[str]) -> np.ndarray:
     """Of each walk of a unit, whether all flags say that it is there."""
-    return np.logical_and.reduce([np.asarray(store.read(name, unit.region), dtype=bool) for name in names])
+    there = [np.asarray(store.read(name, unit.region), dtype=bool) for name in names]
+    return np.asarray(np.logical_and.reduce(there))
 
 
 def _raise_flags(store: Store, unit: Unit, names: Sequence[str]) -> None:

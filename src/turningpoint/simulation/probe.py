@@ -122,6 +122,7 @@ class Probe:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.memory = 0
         self._settled = False
+        self._repeated: set[str] = set()
         self._item: tuple[int, ...] = tuple(getattr(model, "shape", ()))
         self.forget()
         if isinstance(model, Denoiser):
@@ -190,6 +191,8 @@ class Probe:
         except BaseException:
             self.forget()
             raise
+        for name, output in call.latest.items():
+            self._remember(name, output, call.active)
         if not self._settled:
             self._settle(call, rows)
         seen.update(self._gathered(rows, call))
@@ -243,8 +246,14 @@ class Probe:
                 return
             call.shapes[name] = output.shape[1:]
             call.sizes[name] = output[0].numel() * output.element_size()
-            call.tables.pop(name, None)
+            if call.tables.pop(name, None) is not None and name not in self._repeated:
+                self._repeated.add(name)  # what it was in the step before is overwritten, for this once
+                self._before.pop(name, None)
             call.tables[name] = self._reduced(name, output.detach(), call)
+            if "change" in self.summaries and name in self._repeated:
+                call.latest[name] = output[: call.rows].clone()
+            elif "change" in self.summaries:
+                self._remember(name, output[: call.rows], call.active)
             if self.keep:
                 whole = output[: call.rows].detach()
                 kind = torch.float32 if whole.dtype == torch.bfloat16 else whole.dtype
@@ -259,7 +268,6 @@ class Probe:
         before = self._before.get(name)
         if before is not None and (before.shape != (rows, *output.shape[1:]) or before.device != device):
             before = None
-        known = self._known[name] if before is not None else torch.zeros(rows, dtype=torch.bool)
         chosen = call.active.nonzero()[:, 0]
         step = max(1, PORTION // max(1, output[0].numel()))
         columns, maps = [], []
@@ -271,28 +279,29 @@ class Probe:
             column = {key: OF_ONE[key](a) for key in self.summaries if key in OF_ONE}
             if before is not None and "change" in self.summaries:
                 last = Activation.of(before[place], self._item)
-                column["change"] = relative_distance(a, last, last).where(known[part].to(device), torch.nan)
+                column["change"] = relative_distance(a, last, last).where(
+                    self._known[name][part].to(device), torch.nan
+                )
             if guided and "contrast" in self.summaries:
                 other = slice(rows, 2 * rows) if everything else part.to(device) + rows
                 column["contrast"] = relative_distance(a, Activation.of(output[other], self._item), a)
             columns.append(torch.stack([column.get(key, nan) for key in self.summaries], 1))
             maps.append(mapped(a, self.map_size) if self.map_size else a.matrix.new_empty(len(part), 0, 0))
-        if "change" in self.summaries:
-            self._remember(name, output[:rows], chosen, before, known)
         return torch.cat(columns), torch.cat(maps)
 
-    def _remember(
-        self, name: str, output: Tensor, chosen: Tensor, before: Tensor | None, known: Tensor
-    ) -> None:
-        if before is None:
-            before = torch.zeros_like(output)
-        if len(chosen) == len(output):
+    @torch.inference_mode()
+    def _remember(self, name: str, output: Tensor, active: Tensor) -> None:
+        """Keep the active rows of a layer's output (rows, ...) for the next step."""
+        before = self._before.get(name)
+        if before is None or before.shape != output.shape or before.device != output.device:
+            before = self._before[name] = torch.zeros_like(output)
+            self._known[name] = torch.zeros_like(active)
+        if bool(active.all()):
             before.copy_(output)
         else:
-            place = chosen.to(output.device)
+            place = active.to(output.device)
             before[place] = output[place]
-        known[chosen] = True
-        self._before[name], self._known[name] = before, known
+        self._known[name] = self._known[name] | active
 
     def _gathered(self, rows: int, call: _Call) -> dict[str, Tensor]:
         """What a block yields: all layers, all rows."""
@@ -341,6 +350,8 @@ class _Call:
     odd: dict[str, tuple[int, ...]] = field(default_factory=dict)
     entropies: dict[str, list[Tensor]] = field(default_factory=dict)
     whole: dict[str, Tensor] = field(default_factory=dict)
+    latest: dict[str, Tensor] = field(default_factory=dict)
+    """What layers that run several times are remembered by, as the last time counts."""
 
     def __post_init__(self) -> None:
         self.batch = self.rows
