@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "measures.md"
 LINES = [
     line.partition("  #")[0] for line in PAGE.read_text().splitlines() if line.startswith("    turningpoint ")
 ]
-FEWER = {"--items": "3", "--steps": "2", "--times": "0.3,0.8"}
+FEWER = {"--items": "3", "--generate": "3", "--steps": "2", "--times": "0.3,0.8"}
 
 
 @pytest.fixture(scope="module")

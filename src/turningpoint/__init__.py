@@ -18,11 +18,14 @@ from .diffusion.sampler import Sampler, Step, sampler
 from .diffusion.schedule import EDM, VP, DiscreteVP, RectifiedFlow, Schedule
 from .errors import SimulationError, TurningpointError
 from .experiments.clone import clone
+from .experiments.compare import compare
+from .experiments.effects import effects
 from .experiments.export import export
 from .experiments.generate import generate
 from .experiments.hierarchy import hierarchy
 from .experiments.merge import merge
 from .experiments.model_error import model_error
+from .experiments.patch import patch
 from .experiments.quality import quality
 from .experiments.refine import refine
 from .experiments.repeat import repeat

@@ -108,8 +108,7 @@ class Archive:
     def papers(self) -> list[str]:
         """The sources of the estimators that made this run, for its bibliography."""
         keys = [self.kind, self.settings["sampler"]["name"], *self.measured()]
-        if self.settings.get("guidance") is not None:
-            keys.append("guidance")
+        keys += [key for key in ("guidance", "activations") if self.settings.get(key) is not None]
         found = [paper for key in keys for paper in PAPERS.get(key, [])]
         return list(dict.fromkeys(found))
 

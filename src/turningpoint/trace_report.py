@@ -146,7 +146,7 @@ def answer(onsets: pd.DataFrame, schedule: Schedule) -> str:
     >>> from turningpoint.diffusion.schedule import VP
     >>> rows = {"feature": ["class", "edges"], "label": ["class", "edges"], "onset": [-2.0, 1.0], "settled": [0.0, 3.0]}
     >>> answer(pd.DataFrame(rows), VP())
-    'Class has grown by half first, at log-SNR −2.00 (t 0.457), and edges last, at log-SNR 1.00 (t 0.231).'
+    'Class has grown by half first, at log-SNR −2.00 (t 0.457), and edges last, at log-SNR 1.00 (t 0.172).'
     """
     known = onsets[np.isfinite(onsets["onset"].astype(float))].sort_values("onset", kind="stable")
     if known.empty:

@@ -309,3 +309,13 @@ def test_a_job_refuses_what_it_cannot_say(refuses):
         Job("a", [RUN], hours="4")
     with refuses("scheduler is 'sge'"):
         scripts(Job("a", [RUN]), [], "sge")
+
+
+def test_workers_that_would_all_write_a_report_are_warned_of(command):
+    trace = ["trace", "digits", "--generate", 200, "--out", "runs/a b"]
+    status, out, said = command("submit", "--print", "--", *trace)
+    assert status == 0
+    assert out.startswith("#!/bin/bash")
+    assert "warning: each of 8 workers will write the report of runs/a b; add --no-report" in said
+    for quiet in (["--workers", 1, "--", *trace], ["--", *trace, "--no-report"]):
+        assert command("submit", "--print", *quiet)[2] == ""

@@ -80,7 +80,7 @@ def submit(
         if workers != 1 and given.get("report"):
             warnings.warn(
                 f"each of {workers} workers will write the report of {out}; add --no-report to the command, and "
-                f"--then {shlex.quote(f'report {shlex.quote(str(out))}')} before it",
+                f'--then "report {shlex.quote(str(out))}" before it',
                 stacklevel=2,
             )
         places.append(Path(out))

@@ -148,7 +148,10 @@ class _Reading:
             return one.read(rows)
         if states is not None and self._along.paired:
             return one.read_beside(one.look(states.flatten(0, 1)), rows)
-        known = {name: values.repeat_interleave(times, 0) for name, values in self._known.items()}
+        known = {
+            name: seen.repeat_interleave(times, 0) if isinstance(seen, Tensor) else seen
+            for name, seen in self._known.items()
+        }
         return one.read_beside(known, rows)
 
 

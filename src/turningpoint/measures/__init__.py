@@ -127,11 +127,11 @@ class Measure(ABC):
         """
         return [self.compare(start, images) for start in starts]
 
-    def look(self, images: Tensor) -> Mapping[str, Tensor]:
-        """What `read_beside` needs to know of images, row by row; by default the images themselves."""
+    def look(self, images: Tensor) -> Mapping[str, Any]:
+        """What `read_beside` needs to know of images; tensors have a row for each. By default the images themselves."""
         return {"images": images}
 
-    def read_beside(self, known: Mapping[str, Tensor], images: Tensor) -> dict[str, np.ndarray]:
+    def read_beside(self, known: Mapping[str, Any], images: Tensor) -> dict[str, np.ndarray]:
         """The readings of images, and their comparisons with others that were looked at before, row by row.
 
         A measure for which looking at an image is costly derives from `_looking.Looking`, which looks once for both.

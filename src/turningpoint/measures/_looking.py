@@ -13,22 +13,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from . import Measure
 
-Look = Mapping[str, Tensor]
-"""What was seen of a batch of images: tensors with a row for each."""
+Look = Mapping[str, Any]
+"""What was seen of a batch of images: tensors with a row for each, and what they have in common."""
 
 
 class Looking(Measure):
     """A measure whose readings and comparisons are made from the same look at an image."""
 
     @abstractmethod
-    def look(self, images: Tensor) -> dict[str, Tensor]:
-        """What readings and comparisons have in common, row by row."""
+    def look(self, images: Tensor) -> dict[str, Any]:
+        """What readings and comparisons are made from; tensors have a row for each image."""
 
     @abstractmethod
     def told(self, seen: Look) -> dict[str, Tensor]:

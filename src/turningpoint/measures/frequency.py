@@ -49,7 +49,8 @@ import torch
 from torch import Tensor
 
 from ..errors import TurningpointError
-from . import MEASURES, Measure, Reading
+from . import MEASURES, Reading
+from ._looking import Look, Looking
 from .pixels import pictures
 
 BANDS = 5
@@ -64,6 +65,46 @@ class Layout(NamedTuple):
     edges: tuple[float, ...]
     band: Tensor
     weight: Tensor
+
+
+class Places(NamedTuple):
+    """The K coefficients that stand for all those in bands, band after band.
+
+    Attributes
+    ----------
+    index : Tensor (K,)
+        Where they lie in the flat half plane of ``rfft2``.
+    weight : Tensor (K,)
+        1, or the root of 2 where one stands for its conjugate as well.
+    sizes : tuple of int
+        How many of them each band has.
+    counts : tuple of float
+        How many of the whole plane these stand for.
+    varying : Tensor (K,)
+        0 for the constant, else 1.
+    """
+
+    index: Tensor
+    weight: Tensor
+    sizes: tuple[int, ...]
+    counts: tuple[float, ...]
+    varying: Tensor
+
+    def to(self, device: torch.device) -> Places:
+        """The same on a device."""
+        if device == self.index.device:
+            return self
+        return self._replace(
+            **{name: getattr(self, name).to(device) for name in ("index", "weight", "varying")}
+        )
+
+    def sums(self, values: Tensor) -> list[Tensor]:
+        """Sums (B,) over each band of values (B, K)."""
+        return [part.sum(1) for part in values.split(self.sizes, 1)]
+
+    def floors(self, channels: int) -> list[float]:
+        """What power of each band counts as none."""
+        return [FLOOR * count * channels for count in self.counts]
 
 
 @dataclass(frozen=True)
@@ -107,33 +148,10 @@ class Bands:
             return {"bands": self.count}
         return {"edges": ",".join(f"{edge:.12g}" for edge in self.edges)}
 
-    def coefficients(self, images: Tensor, constant: bool = True) -> list[tuple[Tensor, float]]:
-        """The Fourier coefficients of images (B, C, H, W), band by band.
-
-        Parameters
-        ----------
-        images : Tensor (B, C, H, W)
-            The batch.
-        constant : bool
-            Whether k = 0 counts; else it is 0.
-
-        Returns
-        -------
-        list of (Tensor (B, C, K), float)
-            Per band one coefficient of each pair of conjugates, times the square root of 2, and how many coefficients
-            of a channel's whole plane they stand for.
-        """
-        _, band, weight = self.layout(images.shape[2], images.shape[3])
-        spectrum = torch.fft.rfft2(images, norm="ortho").flatten(2)
-        if not constant:
-            spectrum[:, :, 0] = 0
-        found = []
-        for b in range(self.count):
-            index = torch.nonzero(((band == b) & (weight > 0)).flatten()).flatten()
-            chosen = weight.flatten()[index]
-            part = spectrum.index_select(2, index.to(spectrum.device)) * chosen.to(spectrum.device)
-            found.append((part, float(chosen.square().sum())))
-        return found
+    def coefficients(self, plane: Tensor, width: int) -> tuple[Tensor, Places]:
+        """The coefficients (B, C, K) that are in bands, from an orthonormal ``rfft2`` of images of a width."""
+        places = _places(self, plane.shape[2], width).to(plane.device)
+        return plane.flatten(2)[:, :, places.index] * places.weight, places
 
 
 def radial_bands(bands: int = BANDS, edges: Any = None) -> Bands:
@@ -237,6 +255,15 @@ def layout(height: int, width: int, bands: int, edges: tuple[float, ...] | None 
     return Layout(all_edges, torch.from_numpy(band), torch.from_numpy(weight).float())
 
 
+@lru_cache(maxsize=64)
+def _places(bands: Bands, height: int, width: int) -> Places:
+    _, band, weight = bands.layout(height, width)
+    found = [((band == b) & (weight > 0)).flatten().nonzero().flatten() for b in range(bands.count)]
+    index, weights = torch.cat(found), [weight.flatten()[one] for one in found]
+    counts = tuple(float(one.square().sum()) for one in weights)
+    return Places(index, torch.cat(weights), tuple(map(len, found)), counts, (index > 0).float())
+
+
 def band_pass(images: Tensor, bands: int = BANDS, edges: Any = None) -> Tensor:
     """The images of each band alone; they sum to the images if the edges leave nothing out.
 
@@ -274,17 +301,52 @@ def band_pass(images: Tensor, bands: int = BANDS, edges: Any = None) -> Tensor:
     return passed
 
 
-def phase_agreement(first: Tensor, second: Tensor, shared: Tensor, least: float) -> Tensor:
-    """Agreement of the phases of coefficients (B, C, K), weighted by both amplitudes, (B,) in [-1, 1].
+class Banded(Looking):
+    """A measure of the amplitudes and phases in radial bands."""
 
-    ``shared`` (B,) is the sum of the weights; where it is no more than ``least``, the agreement is NaN.
+    bands: Bands
+
+    def look(self, images: Tensor) -> dict[str, Any]:
+        images = pictures(images, self.name)
+        return self.banded(torch.fft.rfft2(images, norm="ortho"), images.shape[3])
+
+    def banded(self, plane: Tensor, width: int) -> dict[str, Any]:
+        """``coefficients`` and ``amplitudes`` (B, C, K) from the images' ``rfft2``, and the `Places` of both."""
+        coefficients, places = self.bands.coefficients(plane, width)
+        return {"coefficients": coefficients, "amplitudes": coefficients.abs(), "places": places}
+
+
+def inner_products(first: Tensor, second: Tensor) -> Tensor:
+    """The real part of x times the conjugate of y, of coefficients (B, C, K), summed over channels, (B, K)."""
+    return (torch.view_as_real(first) * torch.view_as_real(second)).sum((1, 3))
+
+
+def phase_agreement(first: Look, second: Look) -> tuple[list[Tensor], list[Tensor]]:
+    """Agreement of phases in each band of pairs of images, and the sums of the products of amplitudes.
+
+    Parameters
+    ----------
+    first, second : Look
+        Of a `Banded`.
+
+    Returns
+    -------
+    phase, shared : lists of Tensor (B,)
+        By band, both without the constant; a phase is NaN where a band of either image is empty.
     """
-    agreement = (first * second.conj()).real.sum((1, 2))
-    return torch.where(shared > least, agreement / shared, torch.nan)
+    places: Places = first["places"]
+    products = (first["amplitudes"] * second["amplitudes"]).sum(1) * places.varying
+    inner = inner_products(first["coefficients"], second["coefficients"]) * places.varying
+    shared, channels = places.sums(products), first["amplitudes"].shape[1]
+    phases = [
+        torch.where(weight > floor, agreeing / weight, torch.nan)
+        for agreeing, weight, floor in zip(places.sums(inner), shared, places.floors(channels), strict=True)
+    ]
+    return phases, shared
 
 
 @MEASURES.add("frequency")
-class Frequency(Measure):
+class Frequency(Banded):
     """Content, energy and phase agreement of radial frequency bands.
 
     Parameters
@@ -327,26 +389,19 @@ class Frequency(Measure):
             for b, where in enumerate(names)
         )
 
-    def read(self, images: Tensor) -> dict[str, np.ndarray]:
-        images = pictures(images, self.name)
-        content, energy = {}, {}
-        for b, (coefficients, count) in enumerate(self.bands.coefficients(images)):
-            values = torch.view_as_real(coefficients).flatten(1)
-            power = values.square().sum(1) / (count * images.shape[1])
-            content[f"band{b}"] = values.cpu().numpy()
-            energy[f"energy{b}"] = power.clamp(min=FLOOR).log10().cpu().numpy()
-        return content | energy
-
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
-        """Phase agreement per band, each (B,) in [-1, 1]; NaN where a band of either image is empty."""
-        a, b = pictures(a, self.name), pictures(b, self.name)
-        first, second = (self.bands.coefficients(images, constant=False) for images in (a, b))
-        found = {}
-        for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True)):
-            shared = (x.abs() * y.abs()).sum((1, 2))
-            agreement = phase_agreement(x, y, shared, FLOOR * count * a.shape[1])
-            found[f"phase{band}"] = agreement.cpu().numpy()
+    def told(self, seen: Look) -> dict[str, Tensor]:
+        places: Places = seen["places"]
+        modes = seen["amplitudes"].shape[1]
+        parts = seen["coefficients"].split(places.sizes, 2)
+        found = {f"band{b}": torch.view_as_real(part).flatten(1) for b, part in enumerate(parts)}
+        powers = places.sums(seen["amplitudes"].square().sum(1))
+        for b, (power, count) in enumerate(zip(powers, places.counts, strict=True)):
+            found[f"energy{b}"] = (power / (count * modes)).clamp(min=FLOOR).log10()
         return found
+
+    def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
+        """Phase agreement per band, each (B,) in [-1, 1]; NaN where a band of either image is empty."""
+        return {f"phase{b}": phase for b, phase in enumerate(phase_agreement(first, second)[0])}
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()

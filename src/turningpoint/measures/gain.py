@@ -41,18 +41,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import TurningpointError
-from . import MEASURES, Measure, Reading
-from .frequency import BANDS, radial_bands
+from . import MEASURES, Reading
+from ._looking import Look, Looking
+from .frequency import BANDS, inner_products, radial_bands
 from .pixels import pictures
 
 
 @MEASURES.add("gain")
-class Gain(Measure):
+class Gain(Looking):
     """Moments of state and estimate in radial bands, from which the denoiser's gain is made.
 
     Parameters
@@ -96,26 +96,29 @@ class Gain(Measure):
             for b, where in enumerate(names)
         )
 
-    def read(self, images: Tensor) -> dict[str, np.ndarray]:
-        del images
+    def look(self, images: Tensor) -> dict[str, Any]:
+        images = pictures(images, self.name)
+        coefficients, places = self.bands.coefficients(torch.fft.rfft2(images, norm="ortho"), images.shape[3])
+        return {"coefficients": coefficients, "places": places, "shape": tuple(images.shape)}
+
+    def told(self, seen: Look) -> dict[str, Tensor]:
+        del seen
         return {}
 
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
-        """The moments of states ``a`` and of their estimates ``b``, each (B,)."""
-        a, b = pictures(a, self.name), pictures(b, self.name)
-        if a.shape != b.shape:
+    def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
+        """The moments of states and of their estimates, each (B,)."""
+        states, estimates, places = first["coefficients"], second["coefficients"], first["places"]
+        if first["shape"] != second["shape"]:
             raise TurningpointError(
-                f"measure is {self.name!r}, but states have shape {tuple(a.shape)} and estimates {tuple(b.shape)}; "
+                f"measure is {self.name!r}, but states have shape {first['shape']} and estimates {second['shape']}; "
                 "accepted: one shape."
             )
-        cross, power = {}, {}
-        states, estimates = self.bands.coefficients(a), self.bands.coefficients(b)
-        for band, ((x, count), (y, _)) in enumerate(zip(states, estimates, strict=True)):
-            modes = count * a.shape[1]
-            state, estimate = (torch.view_as_real(part).flatten(1) for part in (x, y))
-            cross[f"cross{band}"] = ((estimate * state).sum(1) / modes).cpu().numpy()
-            power[f"input{band}"] = (state.square().sum(1) / modes).cpu().numpy()
-        return cross | power
+        found = {}
+        for stem, of in (("cross", estimates), ("input", states)):
+            sums = places.sums(inner_products(states, of))
+            for b, (value, count) in enumerate(zip(sums, places.counts, strict=True)):
+                found[f"{stem}{b}"] = value / (count * states.shape[1])
+        return found
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()

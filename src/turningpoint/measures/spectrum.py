@@ -52,8 +52,9 @@ import torch
 from torch import Tensor
 
 from ..errors import TurningpointError
-from . import MEASURES, Measure, Reading
-from .frequency import BANDS, FLOOR, image_size, layout, phase_agreement, radial_bands
+from . import MEASURES, Reading
+from ._looking import Look
+from .frequency import BANDS, FLOOR, Banded, Places, image_size, layout, phase_agreement, radial_bands
 from .pixels import pictures
 
 SECTORS = 8
@@ -131,7 +132,7 @@ def amplitudes(images: Tensor) -> Tensor:
 
 
 @MEASURES.add("spectrum")
-class Spectrum(Measure):
+class Spectrum(Banded):
     """Power by frequency and direction, its slope and anisotropy; agreement of amplitudes and of phases by band.
 
     Parameters
@@ -206,14 +207,17 @@ class Spectrum(Measure):
             ),
         )
 
-    def read(self, images: Tensor) -> dict[str, np.ndarray]:
+    def look(self, images: Tensor) -> dict[str, Any]:
         images = pictures(images, self.name)
+        half_plane = torch.fft.rfft2(images, norm="ortho")
+        power = (half_plane.real.square() + half_plane.imag.square()).mean(1).flatten(1)
+        return {"power": power, "size": images.shape[2:], **self.banded(half_plane, images.shape[3])}
+
+    def told(self, seen: Look) -> dict[str, Tensor]:
         share, ring, sectors, doubled = (
-            part.to(images.device) for part in plane(*images.shape[2:], self.sectors)
+            part.to(seen["power"].device) for part in plane(*seen["size"], self.sectors)
         )
-        spectrum = torch.fft.rfft2(images, norm="ortho")
-        half_plane = (spectrum.real.square() + spectrum.imag.square()).mean(1).flatten(1)
-        counted = share * half_plane.double()
+        counted = share * seen["power"].double()
         rings = _by_group(counted, ring) / _by_group(share[None], ring)
         all_of_it = (counted.sum(1) - counted[:, 0])[:, None]
         some = all_of_it > FLOOR * share.sum()
@@ -226,29 +230,26 @@ class Spectrum(Measure):
             "orientation": orientation,
             "anisotropy": resultant.norm(dim=1).clamp(max=1),
         }
-        band = self.bands.layout(*images.shape[2:]).band.flatten().to(images.device)
+        band = self.bands.layout(*seen["size"]).band.flatten().to(counted.device)
         energies = _by_group(counted, band) / _by_group(share[None], band)
         found |= {f"energy{b}": energies[:, b] for b in range(self.bands.count)}
-        return {name: values.float().cpu().numpy() for name, values in found.items()}
+        return {name: values.float() for name, values in found.items()}
 
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
+    def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
         """Agreement of amplitudes, in [0, 1], and of phases, in [-1, 1], per band.
 
         An amplitude is NaN where a band of both images is empty, a phase where it is of either.
         """
-        a, b = pictures(a, self.name), pictures(b, self.name)
-        first, second = (self.bands.coefficients(images, constant=False) for images in (a, b))
-        amplitude, phase = {}, {}
-        for band, ((x, count), (y, _)) in enumerate(zip(first, second, strict=True)):
-            least = FLOOR * count * a.shape[1]
-            of_x, of_y = x.abs(), y.abs()
-            power = (of_x.square() + of_y.square()).sum((1, 2)) / 2
-            shared = (of_x * of_y).sum((1, 2))
-            amplitude[f"amplitude{band}"] = (
-                torch.where(power > least, shared / power, torch.nan).cpu().numpy()
-            )
-            phase[f"phase{band}"] = phase_agreement(x, y, shared, least).cpu().numpy()
-        return amplitude | phase
+        places: Places = first["places"]
+        phases, shared = phase_agreement(first, second)
+        squares = (first["amplitudes"].square() + second["amplitudes"].square()).sum(1) / 2
+        powers = places.sums(squares * places.varying)
+        floors = places.floors(first["amplitudes"].shape[1])
+        found = {
+            f"amplitude{b}": torch.where(power > floor, products / power, torch.nan)
+            for b, (power, products, floor) in enumerate(zip(powers, shared, floors, strict=True))
+        }
+        return found | {f"phase{b}": phase for b, phase in enumerate(phases)}
 
     def settings(self) -> dict[str, Any]:
         return {**self.bands.settings(), "sectors": self.sectors}
@@ -256,9 +257,8 @@ class Spectrum(Measure):
 
 def _by_group(values: Tensor, group: Tensor) -> Tensor:
     """Sums of (B, K) over those with the group 0, 1, ... of K, (B, G); -1 is none."""
-    inside = torch.nonzero(group >= 0).flatten()
-    sums = values.new_zeros(int(group.max()) + 1, len(values))
-    return sums.index_add_(0, group[inside], values.T[inside]).T
+    members = group[:, None] == torch.arange(int(group.max()) + 1, device=group.device)
+    return values @ members.to(values)
 
 
 def _slope(rings: Tensor) -> Tensor:
