@@ -19,6 +19,7 @@ from .figures.style import clock_name, number
 from .illustrate import boards, pictures, set_aside, sorted_categories
 from .models._names import brief
 from .pages import made, render, saved
+from .patch_report import patch_report
 from .simulation.store import sentences
 from .trace_report import trace_report
 from .tracing import Trace
@@ -30,7 +31,10 @@ EDGES = ("start", "centre", "end")
 
 
 def report(
-    run: Run | Trace, folder: str | Path | None = None, delta: float = 0.1, beside: Run | None = None
+    run: Run | Trace,
+    folder: str | Path | None = None,
+    delta: float = 0.1,
+    beside: Run | Trace | None = None,
 ) -> Path:
     """Write ``report.html`` and, under ``figures/``, every picture with the table it was drawn from.
 
@@ -39,14 +43,15 @@ def report(
     Parameters
     ----------
     run : Run or Trace
-        A run of U-turns or clones, or trajectories, with at least one reading.
+        A run of U-turns or clones, or trajectories, with at least one reading; or a patch.
     folder : path, optional
         Where to write; by default the run's own folder.
     delta : float
         A window starts at retention delta and ends at 1 - delta.
-    beside : Run, optional
+    beside : Run or Trace, optional
         Clones to a run of U-turns, or U-turns to one of clones: the page shows their difference, which is
-        zero for an exact denoiser (see `turningpoint.model_error`).
+        zero for an exact denoiser (see `turningpoint.model_error`).  To a patch a trace of the same layers: the
+        page says which of its predictions have come true.
 
     Returns
     -------
@@ -63,6 +68,12 @@ def report(
         if beside is not None:
             raise TurningpointError("beside is given with a trace; accepted: see turningpoint.compare.")
         return trace_report(run, folder)
+    if run.kind == "patch":
+        if beside is not None and not isinstance(beside, Trace):
+            raise TurningpointError(f"beside is a run of {beside.kind}; accepted to a patch: a trace.")
+        return patch_report(run, folder, beside)
+    if isinstance(beside, Trace):
+        raise TurningpointError(f"beside is a trace; accepted to a run of {run.kind}: a run.")
     place = run.folder if folder is None else Path(folder)
     if place is None:
         raise TurningpointError("folder is None and the run is in memory; accepted: a folder to write into.")

@@ -12,7 +12,7 @@ from ..experiments.merge import merge as run_merge
 from ..measures import MEASURES
 from ..measures import measure as make_measure
 from ..run import Run, open_run
-from ..tracing import is_trace, open_trace
+from ..tracing import Trace, is_trace, open_trace
 from .app import (
     Delta,
     Device,
@@ -85,24 +85,31 @@ def report(
     run: RunFolder,
     delta: Delta = 0.1,
     beside: Annotated[
-        Path | None, typer.Option(help="Clones to a run of U-turns, or the reverse: show their difference.")
+        Path | None,
+        typer.Option(
+            help="Clones to a run of U-turns, or the reverse: show their difference. A trace to a patch."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Write RUN/report.html and the figures, each with its table."""
     from ..report import report as write_report
 
-    opened = open_trace(run) if is_trace(run) else _measured(run)
-    page = write_report(opened, delta=delta, beside=None if beside is None else _measured(beside))
+    page = write_report(_opened(run), delta=delta, beside=None if beside is None else _opened(beside))
     if json:
         print_json({"report": place(page)})
     else:
         typer.echo(f"Look at {place(page)}.")
 
 
+def _opened(folder: Path) -> Run | Trace:
+    """A run with what its page needs; a patch is read by its page."""
+    return open_trace(folder) if is_trace(folder) else _measured(folder)
+
+
 def _measured(folder: Path) -> Run:
     run = open_run(folder)
-    return run if run.features() else measure_all(run, [])
+    return run if run.features() or run.kind == "patch" else measure_all(run, [])
 
 
 @app.command()

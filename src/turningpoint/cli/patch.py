@@ -9,16 +9,14 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from ..diffusion.denoiser import Denoiser
 from ..errors import TurningpointError
 from ..experiments.effects import effects, measures_of
 from ..experiments.patch import patch as run_patch
 from ..experiments.patch import steps_inside, window_of
-from ..experiments.verdicts import summary_of_verdicts, verdicts
-from ..figures.effects import effects as draw
+from ..experiments.verdicts import summary_of_verdicts
 from ..figures.effects import spoken
-from ..figures.save import save
 from ..models import fingerprint, load
+from ..patch_report import Findings, judged, patch_report, predictions, remember
 from ..run import Run
 from ..tracing import open_trace
 from .app import (
@@ -119,10 +117,9 @@ def patch(
         raise TurningpointError("--label is 'own'; accepted by patch: class indices, or none.")
     loaded = load(model)
     options = told_measures(ask, network, classifier, statistics, layers, trust_program)
-    asked = measures_of(
-        listed(with_) or None, loaded, options
-    )  # a mistake is told before anything is simulated
-    known = None if beside is None else _association(beside, loaded)
+    named = listed(with_) or None
+    asked = measures_of(named, loaded, options)  # a mistake is told before anything is simulated
+    known = None if beside is None else predictions(open_trace(beside), loaded.name, fingerprint(loaded))
     run = run_patch(
         loaded,
         layer,
@@ -147,12 +144,13 @@ def patch(
         **settings_of(set_),
     )
     table = effects(run, asked)
-    said = None if known is None else _verdicts(run, table, known)
-    files = _written(run, table, said)
+    said = None if known is None else judged(run, table, known)
+    remember(run, named, options, beside)
+    page = patch_report(run, found=Findings(table, said, str(beside or "")))
     seconds = time.monotonic() - begun
     if json:
         summary = summary_of(run, seconds) | run.settings["patch"] | {"steps_inside": steps_inside(run)}
-        summary |= {"effects": table.to_dict("records"), "files": [place(file) for file in files]}
+        summary |= {"effects": table.to_dict("records"), "report": place(page)}
         print_json(summary if said is None else summary | {"verdicts": said.to_dict("records")})
         return
     typer.echo(f"{n} images, each with and without the change, are in {place(run.folder)} ({seconds:.1f} s).")
@@ -164,7 +162,7 @@ def patch(
             typer.echo(f"\n{str(verdict).capitalize()}:")
             for sentence in rows["sentence"]:
                 typer.echo(f"  {sentence}")
-    typer.echo(f"\nLook at {place(files[0])}.")
+    typer.echo(f"\nLook at {place(page)}.")
 
 
 def _ends(text: str | None, option: str) -> tuple[float, float] | None:
@@ -186,34 +184,6 @@ def _donor(label: str | None, prompt: list[str] | None, seed: int | None) -> dic
     if donor.get("label") == "own":
         raise TurningpointError("--donor-label is 'own'; accepted: class indices, or none.")
     return donor or None
-
-
-def _association(beside: Path, model: Denoiser) -> pd.DataFrame:
-    """What a trace of the same model says of its layers and features."""
-    trace = open_trace(beside)
-    traced = trace.settings["model"]
-    if traced["fingerprint"] != fingerprint(model):
-        raise TurningpointError(
-            f"--beside is {str(beside)!r}, a trace of the model {traced['name']!r} of fingerprint "
-            f"{traced['fingerprint']}; accepted: one of {model.name!r}, {fingerprint(model)}."
-        )
-    return trace.association().table()
-
-
-def _verdicts(run: Run, table: pd.DataFrame, association: pd.DataFrame) -> pd.DataFrame:
-    return verdicts(table, association, run.settings["patch"]["layers"], window_of(run))
-
-
-def _written(run: Run, table: pd.DataFrame, said: pd.DataFrame | None) -> list[Path]:
-    """The picture with its table, and the tables of effects and verdicts."""
-    assert run.folder is not None
-    predicted = [] if said is None else list(said["feature"][said["r"].notna()])
-    files = save(draw(table, predicted), table, run.folder / "figures", "effects")
-    tables = {"effects.csv": table} | ({} if said is None else {"verdicts.csv": said})
-    for name, content in tables.items():
-        content.to_csv(run.folder / name, index=False, lineterminator="\n")
-        files.append(run.folder / name)
-    return files
 
 
 def _print_effects(run: Run, table: pd.DataFrame) -> None:

@@ -49,6 +49,7 @@ COLUMNS = (
     "standardised",
     "moved",
     "q",
+    "outcome",
     "sentence",
 )
 
@@ -76,7 +77,8 @@ def verdicts(
         A row for each feature that was predicted (by any summary) or changed: ``feature``, ``verdict``,
         the prediction's ``layer``, ``summary``, ``r``, ``q_predicted``, ``logsnr`` and whether that lies ``inside`` the
         window (of several predictions one inside is preferred, and then the largest abs(r)), the effect's
-        ``standardised``, ``moved`` and ``q``, and a ``sentence``. Predictions come first, the largest abs(r) on top.
+        ``standardised``, ``moved`` and ``q``, the ``outcome`` in words, and a ``sentence``. Predictions come first, the
+        largest abs(r) on top.
 
     Raises
     ------
@@ -171,6 +173,15 @@ predicts moved 0.30 of the way to another image (median), the others 0.20.'
     return words
 
 
+def changed(effects: pd.DataFrame) -> np.ndarray:
+    """Whether each feature of a table of effects counts as changed, (F,) of bool.
+
+    >>> changed(pd.DataFrame({"q": [0.2, 0.01, np.nan], "moved_low": [0.02, 0.02, 0.3]})).tolist()
+    [False, True, True]
+    """
+    return np.array([_changed(row) for row in effects.to_dict("records")], dtype=bool)
+
+
 def _within(name: str, layer: str) -> bool:
     return name == layer or name.startswith(f"{layer}.")
 
@@ -179,6 +190,7 @@ def _row(
     name: str, prediction: dict[Any, Any] | None, effect: dict[Any, Any] | None, several: bool, asked: bool
 ) -> dict[str, Any]:
     changed = effect is not None and _changed(effect)
+    outcome = _words(effect, changed)
     if prediction is None:
         verdict = UNSEEN if changed else ""
         head = "not predicted" if asked else "not asked of the trace"
@@ -200,7 +212,8 @@ def _row(
         "standardised": e.get("standardised", np.nan),
         "moved": e.get("moved", np.nan),
         "q": e.get("q", np.nan),
-        "sentence": f"{name}: {head}, {_words(effect, changed)}",
+        "outcome": outcome,
+        "sentence": f"{name}: {head}, {outcome}",
     }
 
 

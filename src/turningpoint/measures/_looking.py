@@ -5,8 +5,8 @@ Readings :math:`f(x)` and comparisons :math:`s(x, y)` of a measure are often mad
 
 .. math:: f(x) = g(l(x)), \qquad s(x, y) = h(l(x), l(y)),
 
-and a trajectory of T estimates :math:`x_k` that are read and compared with their end :math:`y` takes T + 1 looks in place
-of 3 T.
+and a trajectory of T estimates :math:`x_k` that are read and compared with their end :math:`y` takes T + 1 looks in
+place of 3 T.
 """
 
 from __future__ import annotations

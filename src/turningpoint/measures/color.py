@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..errors import TurningpointError
 from . import MEASURES, Measure, Reading
-from .pixels import luminance, pictures
+from .pixels import luminance, pictures, variance
 
 
 def root_histogram(images: Tensor, bins: int) -> Tensor:
@@ -102,7 +102,7 @@ class Color(Measure):
         images = pictures(images, self.name)
         return {
             "mean": images.mean((2, 3)).cpu().numpy(),
-            "contrast": luminance(images).flatten(1).std(1, correction=0).cpu().numpy(),
+            "contrast": variance(luminance(images).flatten(1)).sqrt().cpu().numpy(),
             "histogram": root_histogram(images, self.bins).flatten(1).cpu().numpy(),
         }
 

@@ -68,43 +68,31 @@ class Layout(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The K coefficients that stand for all those in bands, band after band.
+    """Where the bands of images of one size lie in the flat half plane of ``rfft2``, P coefficients.
 
     Attributes
     ----------
-    index : Tensor (K,)
-        Where they lie in the flat half plane of ``rfft2``.
-    weight : Tensor (K,)
-        1, or the root of 2 where one stands for its conjugate as well.
-    sizes : tuple of int
-        How many of them each band has.
-    counts : tuple of float
-        How many of the whole plane these stand for.
-    varying : Tensor (K,)
-        0 for the constant, else 1.
+    members : Tensor (P, bands)
+        How many coefficients of the whole plane each stands for in each band: 2, 1 or 0.
+    content : list of Tensor (K,)
+        By band, the coefficients of which one stands for each pair of conjugates.
+    weights : list of Tensor (K,)
+        Their weights, the root of 2 where they stand for two.
     """
 
-    index: Tensor
-    weight: Tensor
-    sizes: tuple[int, ...]
-    counts: tuple[float, ...]
-    varying: Tensor
+    members: Tensor
+    content: list[Tensor]
+    weights: list[Tensor]
 
-    def to(self, device: torch.device) -> Places:
-        """The same on a device."""
-        if device == self.index.device:
-            return self
-        return self._replace(
-            **{name: getattr(self, name).to(device) for name in ("index", "weight", "varying")}
-        )
+    def sums(self, values: Tensor, constant: bool = True) -> Tensor:
+        """Sums of values (B, P) over the whole of each band, (B, bands), with or without k = 0."""
+        first = 0 if constant else 1
+        return values[:, first:] @ self.members[first:]
 
-    def sums(self, values: Tensor) -> list[Tensor]:
-        """Sums (B,) over each band of values (B, K)."""
-        return [part.sum(1) for part in values.split(self.sizes, 1)]
-
-    def floors(self, channels: int) -> list[float]:
-        """What power of each band counts as none."""
-        return [FLOOR * count * channels for count in self.counts]
+    @property
+    def counts(self) -> Tensor:
+        """How many coefficients of the whole plane are in each band, (bands,)."""
+        return self.members.sum(0)
 
 
 @dataclass(frozen=True)
@@ -148,10 +136,9 @@ class Bands:
             return {"bands": self.count}
         return {"edges": ",".join(f"{edge:.12g}" for edge in self.edges)}
 
-    def coefficients(self, plane: Tensor, width: int) -> tuple[Tensor, Places]:
-        """The coefficients (B, C, K) that are in bands, from an orthonormal ``rfft2`` of images of a width."""
-        places = _places(self, plane.shape[2], width).to(plane.device)
-        return plane.flatten(2)[:, :, places.index] * places.weight, places
+    def places(self, height: int, width: int, device: torch.device) -> Places:
+        """Where they lie in the half plane of images of one size."""
+        return _places(self, height, width, device)
 
 
 def radial_bands(bands: int = BANDS, edges: Any = None) -> Bands:
@@ -256,12 +243,14 @@ def layout(height: int, width: int, bands: int, edges: tuple[float, ...] | None 
 
 
 @lru_cache(maxsize=64)
-def _places(bands: Bands, height: int, width: int) -> Places:
-    _, band, weight = bands.layout(height, width)
-    found = [((band == b) & (weight > 0)).flatten().nonzero().flatten() for b in range(bands.count)]
-    index, weights = torch.cat(found), [weight.flatten()[one] for one in found]
-    counts = tuple(float(one.square().sum()) for one in weights)
-    return Places(index, torch.cat(weights), tuple(map(len, found)), counts, (index > 0).float())
+def _places(bands: Bands, height: int, width: int, device: torch.device) -> Places:
+    _, band, weight = (torch.as_tensor(part).flatten() for part in bands.layout(height, width))
+    content = [((band == b) & (weight > 0)).nonzero().flatten() for b in range(bands.count)]
+    share = torch.full((height, width // 2 + 1), 2.0)
+    share[:, [0, width // 2] if width % 2 == 0 else [0]] = 1
+    members = (band[:, None] == torch.arange(bands.count)) * share.flatten()[:, None]
+    weights = [weight[index].to(device) for index in content]
+    return Places(members.to(device), [index.to(device) for index in content], weights)
 
 
 def band_pass(images: Tensor, bands: int = BANDS, edges: Any = None) -> Tensor:
@@ -307,21 +296,21 @@ class Banded(Looking):
     bands: Bands
 
     def look(self, images: Tensor) -> dict[str, Any]:
+        """``spectrum`` and ``amplitudes`` of all coefficients (B, C, P), and the `Places` of the bands among them."""
         images = pictures(images, self.name)
-        return self.banded(torch.fft.rfft2(images, norm="ortho"), images.shape[3])
-
-    def banded(self, plane: Tensor, width: int) -> dict[str, Any]:
-        """``coefficients`` and ``amplitudes`` (B, C, K) from the images' ``rfft2``, and the `Places` of both."""
-        coefficients, places = self.bands.coefficients(plane, width)
-        return {"coefficients": coefficients, "amplitudes": coefficients.abs(), "places": places}
+        spectrum = torch.fft.rfft2(images, norm="ortho").flatten(2)
+        amplitudes = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag).sqrt_()
+        places = self.bands.places(*images.shape[2:], images.device)
+        return {"spectrum": spectrum, "amplitudes": amplitudes, "places": places}
 
 
 def inner_products(first: Tensor, second: Tensor) -> Tensor:
-    """The real part of x times the conjugate of y, of coefficients (B, C, K), summed over channels, (B, K)."""
-    return (torch.view_as_real(first) * torch.view_as_real(second)).sum((1, 3))
+    """The real part of x times the conjugate of y, of coefficients (B, C, P), summed over channels, (B, P)."""
+    products = (torch.view_as_real(first) * torch.view_as_real(second)).sum(1)
+    return products[..., 0] + products[..., 1]
 
 
-def phase_agreement(first: Look, second: Look) -> tuple[list[Tensor], list[Tensor]]:
+def phase_agreement(first: Look, second: Look) -> tuple[Tensor, Tensor]:
     """Agreement of phases in each band of pairs of images, and the sums of the products of amplitudes.
 
     Parameters
@@ -331,18 +320,19 @@ def phase_agreement(first: Look, second: Look) -> tuple[list[Tensor], list[Tenso
 
     Returns
     -------
-    phase, shared : lists of Tensor (B,)
-        By band, both without the constant; a phase is NaN where a band of either image is empty.
+    phase, shared : Tensor (B, bands)
+        Both without the constant; a phase is NaN where a band of either image is empty.
     """
     places: Places = first["places"]
-    products = (first["amplitudes"] * second["amplitudes"]).sum(1) * places.varying
-    inner = inner_products(first["coefficients"], second["coefficients"]) * places.varying
-    shared, channels = places.sums(products), first["amplitudes"].shape[1]
-    phases = [
-        torch.where(weight > floor, agreeing / weight, torch.nan)
-        for agreeing, weight, floor in zip(places.sums(inner), shared, places.floors(channels), strict=True)
-    ]
-    return phases, shared
+    shared = places.sums((first["amplitudes"] * second["amplitudes"]).sum(1), constant=False)
+    agreeing = places.sums(inner_products(first["spectrum"], second["spectrum"]), constant=False)
+    floor = FLOOR * first["amplitudes"].shape[1] * places.counts
+    return torch.where(shared > floor, agreeing / shared, torch.nan), shared
+
+
+def by_band(stem: str, values: Tensor) -> dict[str, Tensor]:
+    """Numbers (B, bands) as a reading for each band."""
+    return {f"{stem}{b}": value for b, value in enumerate(values.unbind(1))}
 
 
 @MEASURES.add("frequency")
@@ -391,17 +381,17 @@ class Frequency(Banded):
 
     def told(self, seen: Look) -> dict[str, Tensor]:
         places: Places = seen["places"]
-        modes = seen["amplitudes"].shape[1]
-        parts = seen["coefficients"].split(places.sizes, 2)
-        found = {f"band{b}": torch.view_as_real(part).flatten(1) for b, part in enumerate(parts)}
-        powers = places.sums(seen["amplitudes"].square().sum(1))
-        for b, (power, count) in enumerate(zip(powers, places.counts, strict=True)):
-            found[f"energy{b}"] = (power / (count * modes)).clamp(min=FLOOR).log10()
-        return found
+        power = seen["amplitudes"].square().mean(1)
+        energies = (places.sums(power) / places.counts).clamp(min=FLOOR).log10()
+        content = {
+            f"band{b}": torch.view_as_real(seen["spectrum"][:, :, index] * weight).flatten(1)
+            for b, (index, weight) in enumerate(zip(places.content, places.weights, strict=True))
+        }
+        return content | by_band("energy", energies)
 
     def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
         """Phase agreement per band, each (B,) in [-1, 1]; NaN where a band of either image is empty."""
-        return {f"phase{b}": phase for b, phase in enumerate(phase_agreement(first, second)[0])}
+        return by_band("phase", phase_agreement(first, second)[0])
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()

@@ -47,7 +47,7 @@ from torch import Tensor
 from ..errors import TurningpointError
 from . import MEASURES, Reading
 from ._looking import Look, Looking
-from .frequency import BANDS, inner_products, radial_bands
+from .frequency import BANDS, by_band, inner_products, radial_bands
 from .pixels import pictures
 
 
@@ -98,8 +98,7 @@ class Gain(Looking):
 
     def look(self, images: Tensor) -> dict[str, Any]:
         images = pictures(images, self.name)
-        coefficients, places = self.bands.coefficients(torch.fft.rfft2(images, norm="ortho"), images.shape[3])
-        return {"coefficients": coefficients, "places": places, "shape": tuple(images.shape)}
+        return {"spectrum": torch.fft.rfft2(images, norm="ortho").flatten(2), "shape": tuple(images.shape)}
 
     def told(self, seen: Look) -> dict[str, Tensor]:
         del seen
@@ -107,18 +106,16 @@ class Gain(Looking):
 
     def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
         """The moments of states and of their estimates, each (B,)."""
-        states, estimates, places = first["coefficients"], second["coefficients"], first["places"]
         if first["shape"] != second["shape"]:
             raise TurningpointError(
                 f"measure is {self.name!r}, but states have shape {first['shape']} and estimates {second['shape']}; "
                 "accepted: one shape."
             )
-        found = {}
-        for stem, of in (("cross", estimates), ("input", states)):
-            sums = places.sums(inner_products(states, of))
-            for b, (value, count) in enumerate(zip(sums, places.counts, strict=True)):
-                found[f"{stem}{b}"] = value / (count * states.shape[1])
-        return found
+        state, estimate, (_, channels, *size) = first["spectrum"], second["spectrum"], first["shape"]
+        places = self.bands.places(*size, state.device)
+        modes = channels * places.counts
+        cross = by_band("cross", places.sums(inner_products(estimate, state)) / modes)
+        return cross | by_band("input", places.sums(inner_products(state, state)) / modes)
 
     def settings(self) -> dict[str, Any]:
         return self.bands.settings()

@@ -45,7 +45,7 @@ from torch import Tensor
 from ..errors import TurningpointError, one_of
 from . import MEASURES, Reading
 from ._looking import Look, Looking
-from .pixels import pictures
+from .pixels import pictures, variance
 
 FORMULAS = ("cie76", "ciede2000")
 DIRECTIONS = tuple(math.radians(angle) for angle in (0, 45, 90, 135))
@@ -125,10 +125,13 @@ def hues(lab: Tensor, sectors: int) -> Tensor:
     tensor([[0., 5., 0., 0.]])
     """
     _, a, b = lab.flatten(2).unbind(1)
+    if not bool(lab[:, 1:].any()):
+        return a.new_zeros(len(a), sectors)
     turn = (torch.atan2(b, a) / (2 * math.pi)) % 1
     sector = (turn * sectors).long().clamp(max=sectors - 1)
-    sums = a.new_zeros(len(a), sectors, dtype=torch.float64)
-    return sums.scatter_add_(1, sector, torch.hypot(a, b).double()).div(a.shape[1]).to(a)
+    sector += sectors * torch.arange(len(a), device=a.device)[:, None]
+    sums = torch.bincount(sector.flatten(), torch.hypot(a, b).flatten().double(), sectors * len(a))
+    return sums.reshape(-1, sectors).div(a.shape[1]).to(a)
 
 
 def color_difference(first: Tensor, second: Tensor, formula: str) -> Tensor:
@@ -258,7 +261,7 @@ class Lab(Looking):
         return {
             "mean": lab.mean((2, 3)),
             "chroma": torch.hypot(lab[:, 1], lab[:, 2]).mean((1, 2)),
-            "contrast": lab[:, 0].flatten(1).std(1, correction=0),
+            "contrast": variance(lab[:, 0].flatten(1)).sqrt(),
             "colorfulness": seen["colorfulness"],
             "hue": hues(lab, self.hues),
         }

@@ -54,7 +54,17 @@ from torch import Tensor
 from ..errors import TurningpointError
 from . import MEASURES, Reading
 from ._looking import Look
-from .frequency import BANDS, FLOOR, Banded, Places, image_size, layout, phase_agreement, radial_bands
+from .frequency import (
+    BANDS,
+    FLOOR,
+    Banded,
+    Places,
+    by_band,
+    image_size,
+    layout,
+    phase_agreement,
+    radial_bands,
+)
 from .pixels import pictures
 
 SECTORS = 8
@@ -208,16 +218,14 @@ class Spectrum(Banded):
         )
 
     def look(self, images: Tensor) -> dict[str, Any]:
-        images = pictures(images, self.name)
-        half_plane = torch.fft.rfft2(images, norm="ortho")
-        power = (half_plane.real.square() + half_plane.imag.square()).mean(1).flatten(1)
-        return {"power": power, "size": images.shape[2:], **self.banded(half_plane, images.shape[3])}
+        return {**super().look(images), "size": tuple(images.shape[2:])}
 
     def told(self, seen: Look) -> dict[str, Tensor]:
         share, ring, sectors, doubled = (
-            part.to(seen["power"].device) for part in plane(*seen["size"], self.sectors)
+            part.to(seen["amplitudes"].device) for part in plane(*seen["size"], self.sectors)
         )
-        counted = share * seen["power"].double()
+        power = seen["amplitudes"].square().mean(1)
+        counted = share * power.double()
         rings = _by_group(counted, ring) / _by_group(share[None], ring)
         all_of_it = (counted.sum(1) - counted[:, 0])[:, None]
         some = all_of_it > FLOOR * share.sum()
@@ -230,9 +238,8 @@ class Spectrum(Banded):
             "orientation": orientation,
             "anisotropy": resultant.norm(dim=1).clamp(max=1),
         }
-        band = self.bands.layout(*seen["size"]).band.flatten().to(counted.device)
-        energies = _by_group(counted, band) / _by_group(share[None], band)
-        found |= {f"energy{b}": energies[:, b] for b in range(self.bands.count)}
+        places: Places = seen["places"]
+        found |= by_band("energy", places.sums(power) / places.counts)
         return {name: values.float() for name, values in found.items()}
 
     def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
@@ -241,15 +248,12 @@ class Spectrum(Banded):
         An amplitude is NaN where a band of both images is empty, a phase where it is of either.
         """
         places: Places = first["places"]
-        phases, shared = phase_agreement(first, second)
-        squares = (first["amplitudes"].square() + second["amplitudes"].square()).sum(1) / 2
-        powers = places.sums(squares * places.varying)
-        floors = places.floors(first["amplitudes"].shape[1])
-        found = {
-            f"amplitude{b}": torch.where(power > floor, products / power, torch.nan)
-            for b, (power, products, floor) in enumerate(zip(powers, shared, floors, strict=True))
-        }
-        return found | {f"phase{b}": phase for b, phase in enumerate(phases)}
+        phase, shared = phase_agreement(first, second)
+        of_first, of_second = first["amplitudes"], second["amplitudes"]
+        both = torch.addcmul(of_first.square(), of_second, of_second).sum(1) / 2
+        power, floor = places.sums(both, constant=False), FLOOR * of_first.shape[1] * places.counts
+        amplitude = torch.where(power > floor, shared / power, torch.nan)
+        return by_band("amplitude", amplitude) | by_band("phase", phase)
 
     def settings(self) -> dict[str, Any]:
         return {**self.bands.settings(), "sectors": self.sectors}
