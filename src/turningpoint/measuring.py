@@ -73,6 +73,12 @@ class Measured(Archive):
             for what, own in named
         ]
         made = [measure(what, model, **own) for (what, _), own in zip(named, told, strict=True)]
+        for one in made:
+            if one.against == "state":
+                raise TurningpointError(
+                    f"measure is {one.name!r}, which compares estimates with states on the way; accepted here: measures of "
+                    "images (for this one, see trace)."
+                )
         for (what, _), one, own in zip(named, made, told, strict=True):
             asked, plain = what if isinstance(what, str) else one.name, _writable(own)
             with shown(progress, f"reading {one.name}", "images", "images/s") as bar:

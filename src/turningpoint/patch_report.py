@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from .beside import Picture
 from .errors import TurningpointError
 from .experiments.effects import effects
 from .experiments.patch import ARRAYS, steps_inside, window_of
-from .experiments.verdicts import BOTH, BYSTANDER, VERDICTS, changed, summary_of_verdicts, verdicts
+from .experiments.verdicts import BOTH, BYSTANDER, UNREAD, UNSEEN, VERDICTS, changed, verdicts
 from .figures.effects import spoken
 from .figures.heat import short
 from .figures.style import number
@@ -36,6 +37,8 @@ SHOWN = 12
 """Pairs of images on the page."""
 NAMED = 6
 """Features named in the answer, at most."""
+OTHER = re.compile(r"(?:moved )?([\d.]+) of the way to another image")
+"""What a table need not say in each row."""
 VERBS = {
     "ablate": "Setting {} to zero",
     "mean": "Replacing {} by its mean over positions",
@@ -142,7 +145,8 @@ def findings(run: Run, beside: Trace | None = None) -> Findings:
     place = asked.get("beside")
     if beside is not None:
         said = judged(run, table, predictions(beside, model["name"], model["fingerprint"]))
-        return Findings(table, said, str(beside.folder or "a trace in memory"))
+        place = None if beside.folder is None else _relative(beside.folder, run.folder)
+        return Findings(table, said, place or "in memory")
     if place is None:
         return Findings(table)
     try:
@@ -207,7 +211,7 @@ def _write(run: Run, place: Path, found: Findings) -> Path:
         "towards": "towards" in table,
         "judged": said is not None,
         "verdicts": [] if said is None else _verdicts(said, labels),
-        "summary": "" if said is None else summary_of_verdicts(said, table, window_of(run)),
+        "summary": "" if said is None else _counted(said),
         "beside": found.beside,
         "donor": "donor" in run.settings["patch"],
         "pairs": min(SHOWN, len(run.images)),
@@ -224,10 +228,13 @@ def pictures(run: Run, found: Findings) -> dict[str, Picture]:
     from .figures.effects import effects as forest
     from .figures.pairs import pairs, pairs_table
 
-    said = found.verdicts
-    predicted = [] if said is None else [str(name) for name in said["feature"][said["r"].notna()]]
+    predicted: tuple[list[str], list[str]] = [], []
+    if found.verdicts is not None:
+        told = found.verdicts[found.verdicts["r"].notna()]
+        inside = told["inside"].astype(bool)
+        predicted = told["feature"][inside].tolist(), told["feature"][~inside].tolist()
     drawn: dict[str, Picture] = {
-        "effects": (forest(found.effects, predicted), found.effects, spoken(found.effects))
+        "effects": (forest(found.effects, *predicted), found.effects, spoken(found.effects))
     }
     images = some_images(run)
     if images["clean"].ndim == 4:
@@ -331,6 +338,23 @@ def _cell(row: Mapping[Any, Any], name: str, ends: tuple[str, str], said: Any) -
     return ["–"] if math.isnan(value) else [said(value), f"{said(low)} to {said(high)}"]
 
 
+def _counted(said: pd.DataFrame) -> str:
+    """How many features there are of each verdict, whatever the times of the predictions."""
+    counts = {verdict: int((said["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    read = counts[BOTH] + counts[BYSTANDER]
+    words = "At no time does the layer’s activity predict a feature that was read"
+    if read:
+        words = f"The layer’s activity predicts {read} feature{'s' * (read != 1)} at some time"
+        words += f", of which {counts[BOTH] or 'none'} changed"
+    words += f"; {counts[UNSEEN]} changed without a prediction" if counts[UNSEEN] else ""
+    return words + (f"; {counts[UNREAD]} that it predicts were not read." if counts[UNREAD] else ".")
+
+
+def _minus(text: str) -> str:
+    """With true minus signs."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
+
 def small(p: float) -> str:
     """A p-value in few letters.
 
@@ -356,8 +380,8 @@ def _verdicts(said: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, A
                     "r": number(float(row["r"])) if predicted else "–",
                     "what": what if predicted else "",
                     "at": number(float(row["logsnr"])) if predicted else "–",
-                    "inside": ("inside the window" if row["inside"] else "outside") if predicted else "",
-                    "outcome": row["outcome"],
+                    "inside": ("inside" if row["inside"] else "outside") if predicted else "",
+                    "outcome": _minus(OTHER.sub(r"moved \1", row["outcome"])),
                 }
             )
         if rows:

@@ -279,6 +279,11 @@ def _measures(
         try:
             known, settings = divided(what) if isinstance(what, str) else (what, {})
             along = Along(measure(known, model, **settings | own), sides, model.decoded_shape)
+            if along.paired and latent:
+                raise TurningpointError(
+                    f"measure is {along.one.name!r}, which compares estimates with states; accepted for models whose "
+                    "states are images, not latents."
+                )
         except TurningpointError:
             if usual:
                 continue

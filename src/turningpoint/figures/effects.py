@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import TurningpointError
-from .style import FAINT, INK, MUTED, WIDTH, brief, fitted, groups, number, style
+from .style import FAINT, INK, MUTED, WIDTH, brief, fitted, groups, mix, number, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,9 @@ MOST = 60
 LEVEL = 0.05
 
 
-def effects(table: pd.DataFrame, predicted: Sequence[str] = ()) -> Figure:
+def effects(
+    table: pd.DataFrame, predicted: Sequence[str] = (), elsewhere: Sequence[str] = ()
+) -> Figure:
     """A row per feature, coloured by its group; shift on the left, moved beside it, and with a donor how far to it.
 
     The reader should see which features the change drives (dots away from zero; a hollow one has q above 0.05), which
@@ -44,7 +46,9 @@ def effects(table: pd.DataFrame, predicted: Sequence[str] = ()) -> Figure:
     table : DataFrame
         Of `turningpoint.effects`.
     predicted : sequence of str
-        Features that a correlation has predicted.
+        Features that a correlation at times within the window has predicted.
+    elsewhere : sequence of str
+        Features that one at other times has predicted: their mark is hollow.
 
     Raises
     ------
@@ -68,11 +72,11 @@ def effects(table: pd.DataFrame, predicted: Sequence[str] = ()) -> Figure:
             for k in (k for k, name in enumerate(names) if name in predicted):
                 axes.axhspan(k - 0.5, k + 0.5, color=FAINT, alpha=0.45, linewidth=0, zorder=0)
             _panel(axes, shown, column, [look[name][1] for name in names])
-        marks = ["◆ " if name in predicted else "" for name in names]
+        marks = ["◆ " if name in predicted else "◇ " if name in elsewhere else "" for name in names]
         labels = [f"{mark}{fitted(x, ROOM, 7.0)}" for mark, x in zip(marks, shown["label"], strict=True)]
         grid[0].set_yticks(range(n), labels, size=7)
         for tick, name in zip(grid[0].get_yticklabels(), names, strict=True):
-            tick.set_color(look[name][1])
+            tick.set_color(mix(look[name][1], "black", 0.3))
         grid[0].set_ylim(n - 0.4, -0.6)
         for axes in grid:
             axes.tick_params(axis="y", length=0)
@@ -80,7 +84,8 @@ def effects(table: pd.DataFrame, predicted: Sequence[str] = ()) -> Figure:
         if not panels:
             grid[0].set_xticks([])
             grid[0].text(0.5, n / 2 - 0.5, "no effect is known", ha="center", va="center", color=MUTED)
-        notes = ["◆ predicted by the layer's activity"] if any(marks) else []
+        notes = ["◆ predicted by the layer's activity"] if "◆ " in marks else []
+        notes += ["◇ predicted at other times"] if "◇ " in marks else []
         notes += [f"the {n} of {len(table)} features that moved most"] if n < len(table) else []
         notes += ["bars: 95 % intervals"] + ["filled: q ≤ 0.05"] * ("standardised" in panels)
         figure.supxlabel("    ".join(notes), fontsize=7, color=MUTED)

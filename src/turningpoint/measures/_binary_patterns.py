@@ -46,6 +46,18 @@ def uniform_patterns(levels: Tensor) -> Tensor:
     >>> uniform_patterns(spot)[0].tolist()
     [[8, 8, 8], [8, 0, 8], [8, 8, 8]]
     """
+    codes: Tensor = _CODE.to(levels.device)[patterns(levels).int()]
+    return codes
+
+
+def patterns(levels: Tensor) -> Tensor:
+    """The pattern of every pixel, (B, H, W) to uint8 (B, H, W): bit k says whether neighbour k is as bright.
+
+    Examples
+    --------
+    >>> int(patterns(torch.ones(1, 3, 3))[0, 1, 1])
+    255
+    """
     height, width = levels.shape[1:]
     g = nn.functional.pad(levels, (1, 1, 1, 1)).double()
     left = _between(g[..., :-2], g[..., 1:-1], _share(width, -DIAGONAL))
@@ -64,8 +76,13 @@ def uniform_patterns(levels: Tensor) -> Tensor:
     centre = g[:, 1:-1, 1:-1]
     bits = torch.zeros(levels.shape, dtype=torch.uint8, device=levels.device)
     for k, neighbour in enumerate(circle):
-        bits += (neighbour >= centre).to(torch.uint8) << k
-    return _CODE.to(levels.device)[bits.int()]
+        bits |= (neighbour >= centre).view(torch.uint8) << k
+    return bits
+
+
+def one_hot_codes(device: torch.device) -> Tensor:
+    """Which code each of the 256 patterns has: float32 (256, 10), a 1 in every row."""
+    return nn.functional.one_hot(_CODE.long(), CODES).float().to(device)
 
 
 def _share(length: int, step: float) -> Tensor:
@@ -76,7 +93,7 @@ def _share(length: int, step: float) -> Tensor:
 
 def _between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     share = share.to(first.device)
-    return (1 - share) * first + share * second
+    return ((1 - share) * first).add_(share * second)
 
 
 def _code(bits: int) -> int:

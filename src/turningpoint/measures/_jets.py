@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .pixels import luminance
+
 SCALES = (1.0, 2.0)
 """Standard deviations of the Gaussians in pixels."""
 ORDERS = ((0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
@@ -87,6 +89,26 @@ def gram(channels: Tensor) -> Tensor:
     parts = channels.split(max(AT_ONCE // (channels.shape[1] * FILTERS * pixels), 1))
     responses = (jets(part).flatten(1, 2).flatten(2) for part in parts)
     return torch.cat([f @ f.mT / pixels for f in responses])
+
+
+def gram_of_luminance(matrices: Tensor) -> Tensor:
+    r"""Gram matrices of the luminance, from those of the channels; (B, 10 C, 10 C) to (B, 10, 10).
+
+    Filters are linear: with :math:`l = \sum_c w_c x_c` it is :math:`\sum_{cd} w_c w_d G_{ci,dj}`.
+
+    Examples
+    --------
+    >>> image = torch.rand(1, 3, 8, 8)
+    >>> torch.allclose(gram_of_luminance(gram(image)), gram(luminance(image)[:, None]), atol=1e-6)
+    True
+    """
+    channels = matrices.shape[1] // FILTERS
+    if channels == 1:
+        return matrices
+    weights = luminance(torch.eye(channels, device=matrices.device)[..., None, None])[:, 0, 0]
+    return torch.einsum(
+        "bcidj,c,d->bij", matrices.unflatten(1, (-1, FILTERS)).unflatten(3, (-1, FILTERS)), weights, weights
+    )
 
 
 def upper_triangle(matrices: Tensor) -> Tensor:

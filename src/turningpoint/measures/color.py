@@ -89,7 +89,13 @@ class Color(Measure):
         self.bins = bins
         self.readings = (
             Reading("mean", "vector", "mean of each channel", label="mean color"),
-            Reading("contrast", "scalar", "RMS contrast: standard deviation of luminance", label="contrast"),
+            Reading(
+                "contrast",
+                "scalar",
+                "RMS contrast: standard deviation of luminance",
+                label="contrast",
+                absent=0.0,
+            ),
             Reading(
                 "histogram",
                 "vector",

@@ -129,9 +129,8 @@ def hues(lab: Tensor, sectors: int) -> Tensor:
         return a.new_zeros(len(a), sectors)
     turn = (torch.atan2(b, a) / (2 * math.pi)) % 1
     sector = (turn * sectors).long().clamp(max=sectors - 1)
-    sector += sectors * torch.arange(len(a), device=a.device)[:, None]
-    sums = torch.bincount(sector.flatten(), torch.hypot(a, b).flatten().double(), sectors * len(a))
-    return sums.reshape(-1, sectors).div(a.shape[1]).to(a)
+    sums = a.new_zeros(len(a), sectors, dtype=torch.float64)
+    return sums.scatter_add_(1, sector, torch.hypot(a, b).double()).div(a.shape[1]).to(a)
 
 
 def color_difference(first: Tensor, second: Tensor, formula: str) -> Tensor:
@@ -254,7 +253,8 @@ class Lab(Looking):
     def look(self, images: Tensor) -> dict[str, Tensor]:
         images = pictures(images, self.name)
         lab = cielab(images)
-        return {"lab": lab, "slices": sorted_slices(lab), "colorfulness": colorfulness(images)}
+        slices = lab.new_zeros(len(lab), len(DIRECTIONS), 1) if images.shape[1] == 1 else sorted_slices(lab)
+        return {"lab": lab, "slices": slices, "colorfulness": colorfulness(images)}
 
     def told(self, seen: Look) -> dict[str, Tensor]:
         lab = seen["lab"]

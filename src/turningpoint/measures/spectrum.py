@@ -65,7 +65,6 @@ from .frequency import (
     phase_agreement,
     radial_bands,
 )
-from .pixels import pictures
 
 SECTORS = 8
 

@@ -30,7 +30,7 @@ Sources: Canny 1986, IEEE Trans. Pattern Anal. Mach. Intell. 8(6):679; variance 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -40,13 +40,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TurningpointError
-from . import MEASURES, Measure, Reading
+from . import MEASURES, Reading
 from ._canny import edges, near, sobel
 from ._grey import entropy, grey, histogram, levels, otsu
+from ._looking import Look, Looking
 from ._similarity import similarities
-from .pixels import luminance, pictures
+from .pixels import luminance, pictures, variance
 
 SMALLEST = 3
+NUMBERS = ("edges", "edge_strength", "gradient", "sharpness", "entropy", "low")
 PART = 2**19
 """How many numbers of a batch are looked at together: some fit a processor's cache, and temporaries stay small."""
 
@@ -128,10 +130,7 @@ def silhouette_overlap(a: Tensor, b: Tensor) -> Tensor:
     >>> silhouette_overlap(a, b), silhouette_overlap(255 - a, 255 - b)
     (tensor([0.6667]), tensor([0.6667]))
     """
-    first, second = (x > otsu(histogram(x))[:, None, None] for x in (a, b))
-    darker = first.float().mean((1, 2)) > 0.5
-    first, second = first ^ darker[:, None, None], second ^ darker[:, None, None]
-    return (first & second).sum((1, 2)) / (first | second).sum((1, 2))
+    return _shared(*(_bright(x, histogram(x)) for x in (a, b)))
 
 
 def edge_overlap(a: Tensor, b: Tensor) -> Tensor:
@@ -161,7 +160,7 @@ def edge_overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 @MEASURES.add("structure")
-class Structure(Measure):
+class Structure(Looking):
     """Edges, gradients, sharpness, entropy and low-frequency power; similarity, silhouettes and edges of pairs.
 
     Parameters
@@ -229,42 +228,44 @@ class Structure(Measure):
             Reading("edge_overlap", "comparison", "F1 score of edges within a pixel", label="edge overlap"),
         )
 
-    def read(self, images: Tensor) -> dict[str, np.ndarray]:
-        return _by_parts(self._read, _large_enough(images))
+    def look(self, images: Tensor) -> dict[str, Any]:
+        """The numbers that are read, the images, their edges, and what is brighter than Otsu's threshold."""
+        images = _large_enough(images)
+        return _joined([self._look(part) for part in images.split(_at_once(images))])
 
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
+    def told(self, seen: Look) -> dict[str, Tensor]:
+        return dict(zip(NUMBERS, seen["numbers"].unbind(1), strict=True))
+
+    def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
         """Similarities (B,), 1 for equal images; NaN where both images have no silhouette, or no edges."""
-        return _by_parts(self._compare, _large_enough(a), _large_enough(b))
+        names = ("images", "bright", "edges")
+        parts = zip(
+            *(one[name].split(_at_once(one["images"])) for one in (first, second) for name in names),
+            strict=True,
+        )
+        return _joined([_compared(*part) for part in parts])
 
     def settings(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high, "radius": self.radius}
 
-    def _read(self, images: Tensor) -> dict[str, Tensor]:
+    def _look(self, images: Tensor) -> dict[str, Tensor]:
         pixels = levels(images)
         greys = grey(pixels)
         dx, dy = sobel(pixels)
         edge = edges(dx, dy, self.low, self.high)
         across, down = (dx, dy) if len(dx[0]) == 1 else sobel(greys[:, None])
         gradient = torch.hypot(across[:, 0], down[:, 0]) / (4 * np.sqrt(2))
-        return {
+        counts = histogram(greys)
+        numbers = {
             "edges": edge.float().mean((1, 2)),
             "edge_strength": (gradient * edge).sum((1, 2)) / edge.sum((1, 2)),
             "gradient": gradient.mean((1, 2)),
-            "sharpness": _variance(_laplacian(greys)),
-            "entropy": entropy(histogram(greys)),
+            "sharpness": variance(_laplacian(greys).flatten(1)),
+            "entropy": entropy(counts),
             "low": low_power(images, self.radius),
         }
-
-    def _compare(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        pixels = levels(a), levels(b)
-        ssim, msssim = similarities(a, b)
-        found = (edges(*sobel(x), self.low, self.high) for x in pixels)
-        return {
-            "ssim": ssim,
-            "msssim": msssim,
-            "silhouette": silhouette_overlap(*map(grey, pixels)),
-            "edge_overlap": edge_overlap(*found),
-        }
+        told = torch.stack([numbers[name] for name in NUMBERS], 1)
+        return {"numbers": told, "images": images, "edges": edge, "bright": _bright(greys, counts)}
 
 
 def _number(value: Any) -> bool:
@@ -281,11 +282,36 @@ def _large_enough(images: Tensor) -> Tensor:
     return images.contiguous()
 
 
-def _by_parts(look: Callable[..., dict[str, Tensor]], *batches: Tensor) -> dict[str, np.ndarray]:
-    """What a function finds in a batch, or in pairs, some images at a time."""
-    count = max(1, PART // batches[0][0].numel())
-    parts = [look(*part) for part in zip(*(batch.split(count) for batch in batches), strict=True)]
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+def _at_once(images: Tensor) -> int:
+    return max(1, PART // images[0].numel())
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return (
+        parts[0]
+        if len(parts) == 1
+        else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    )
+
+
+def _compared(
+    a: Tensor, bright_a: Tensor, edges_a: Tensor, b: Tensor, bright_b: Tensor, edges_b: Tensor
+) -> dict[str, Tensor]:
+    ssim, msssim = similarities(a, b)
+    silhouette, edge = _shared(bright_a, bright_b), edge_overlap(edges_a, edges_b)
+    return {"ssim": ssim, "msssim": msssim, "silhouette": silhouette, "edge_overlap": edge}
+
+
+def _bright(greys: Tensor, counts: Tensor) -> Tensor:
+    """What is brighter than Otsu's threshold of each image's histogram."""
+    return greys > otsu(counts)[:, None, None]
+
+
+def _shared(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union (B,) of bright parts, or of dark ones where those are the smaller ones of the first."""
+    darker = first.float().mean((1, 2)) > 0.5
+    first, second = first ^ darker[:, None, None], second ^ darker[:, None, None]
+    return (first & second).sum((1, 2)) / (first | second).sum((1, 2))
 
 
 def _laplacian(greys: Tensor) -> Tensor:

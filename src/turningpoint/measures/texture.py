@@ -20,20 +20,19 @@ Sources: Ojala et al. 2002, IEEE PAMI 24(7):971; Haralick et al. 1973, IEEE SMC 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import TurningpointError
-from . import MEASURES, Measure, Reading
-from ._binary_patterns import CODES, uniform_patterns
+from . import MEASURES, Reading
+from ._binary_patterns import one_hot_codes, patterns
 from ._cooccurrence import cooccurrence_properties
 from ._grey import grey, levels
-from ._jets import gram, upper_triangle
-from .pixels import luminance, pictures
+from ._jets import gram, gram_of_luminance, upper_triangle
+from ._looking import Look, Looking
+from .pixels import pictures
 
 PATTERNS_AT_ONCE = 2**16
 """Pixels whose neighbours are held at once: as much as stays in a processor's cache."""
@@ -58,13 +57,14 @@ def pattern_shares(greys: Tensor) -> Tensor:
     """
     pixels = greys.shape[1] * greys.shape[2]
     parts = greys.split(max(PATTERNS_AT_ONCE // pixels, 1))
-    codes = torch.cat([uniform_patterns(part) for part in parts]).flatten(1).int()
-    codes += CODES * torch.arange(len(codes), dtype=torch.int32, device=codes.device)[:, None]
-    return torch.bincount(codes.flatten(), minlength=CODES * len(codes)).reshape(-1, CODES) / pixels
+    found = torch.cat([patterns(part) for part in parts]).flatten(1).int()
+    found += 256 * torch.arange(len(found), dtype=torch.int32, device=found.device)[:, None]
+    counts = torch.bincount(found.flatten(), minlength=256 * len(found)).reshape(-1, 256)
+    return counts.float() @ one_hot_codes(found.device) / pixels
 
 
 @MEASURES.add("texture")
-class Texture(Measure):
+class Texture(Looking):
     """Local binary patterns, grey-level co-occurrence and Gram matrices of derivatives.
 
     Parameters
@@ -124,21 +124,21 @@ class Texture(Measure):
             ),
         )
 
-    def read(self, images: Tensor) -> dict[str, np.ndarray]:
+    def look(self, images: Tensor) -> dict[str, Any]:
         images = pictures(images, self.name)
-        greys = grey(levels(images)).to(torch.uint8)
+        return {"greys": grey(levels(images)).to(torch.uint8), "gram": gram(images)}
+
+    def told(self, seen: Look) -> dict[str, Tensor]:
+        greys = seen["greys"]
         found = {"patterns": pattern_shares(greys).sqrt()}
         found |= cooccurrence_properties(greys.int() * self.levels // 256, self.levels)
-        found["gram"] = upper_triangle(gram(luminance(images)[:, None]))
-        return {name: values.float().cpu().numpy() for name, values in found.items()}
+        found["gram"] = upper_triangle(gram_of_luminance(seen["gram"]))
+        return {name: values.float() for name, values in found.items()}
 
-    def compare(self, a: Tensor, b: Tensor) -> dict[str, np.ndarray]:
-        return self.compare_with([a], b)[0]
-
-    def compare_with(self, starts: Sequence[Tensor], images: Tensor) -> list[dict[str, np.ndarray]]:
-        back = gram(pictures(images, self.name))
-        apart = [gram(pictures(start, self.name)) - back for start in starts]
-        return [{"style": torch.linalg.matrix_norm(one).div(one.shape[1]).cpu().numpy()} for one in apart]
+    def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
+        """``style`` (B,), 0 for equal images."""
+        apart = (first["gram"] - second["gram"]).flatten(1)
+        return {"style": apart.square().sum(1).sqrt() / first["gram"].shape[1]}
 
     def settings(self) -> dict[str, Any]:
         return {"levels": self.levels}

@@ -209,7 +209,7 @@ class Engine:
             else:
                 self._x[i], self._memory[i] = path.state
                 path.state = None
-            self._slots[i] = path
+            self._slots[i], path.watched = path, False  # the probe knows rows by their last occupant
             if not path.begun:
                 path.begun = True
                 self._arrive([i])
