@@ -169,6 +169,11 @@ def test_a_compiled_network_is_looked_at_as_any_other(net):
     assert torch.equal(seen["mid"], answer)
 
 
+def test_a_wrapper_of_a_compiled_network_is_still_one(net):
+    plain = layer_names(Wrapper(net, "model"))[:-2]
+    assert layer_names(Wrapper(torch.compile(net, backend="eager"), "model"))[: len(plain)] == plain
+
+
 # ---- replacing
 
 

@@ -1,7 +1,7 @@
 """What `turningpoint`'s measures read, one image after another: OpenCV, scikit-image, PyWavelets and NumPy.
 
-A `Reader` looks at an image (C, H, W) once, tells its numbers from what it saw, and compares what it saw of two. Where one
-of these libraries has the function it is called; what depends on the size of images alone is made beforehand.
+A `Reader` looks at an image (C, H, W) once, tells its numbers from what it saw, and compares what it saw of two. Where
+one of these libraries has the function it is called; what depends on the size of images alone is made beforehand.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ import cv2
 import numpy as np
 import pywt
 import torch
-from scipy.stats import entropy
 from skimage.color import rgb2lab
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 from skimage.filters import threshold_otsu
-from skimage.measure import shannon_entropy
 from skimage.metrics import structural_similarity
 
 from turningpoint.measures import measure
@@ -27,7 +25,6 @@ Shape = tuple[int, int, int]
 Numbers = dict[str, Any]
 FLOOR = 1e-8
 ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
-BLUR = {"ksize": (11, 11), "sigmaX": 1.5, "borderType": cv2.BORDER_REFLECT}
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -73,14 +70,16 @@ class Bands:
 
     def parts(self, spectrum: np.ndarray) -> list[np.ndarray]:
         """The coefficients (C, K) of each band, one of each pair of conjugates."""
-        found = (spectrum[:, index] * weights for index, weights in zip(self.index, self.weights, strict=True))
+        found = (
+            spectrum[:, index] * weights for index, weights in zip(self.index, self.weights, strict=True)
+        )
         return [np.ascontiguousarray(part) for part in found]
 
     def phases(self, final: list[np.ndarray], seen: list[np.ndarray]) -> tuple[Numbers, Numbers]:
         """Agreement of phases and of amplitudes by band, without the constant."""
         phase, amplitude = {}, {}
-        for b, (x, y, size) in enumerate(zip(final, seen, self.sizes, strict=True)):
-            x, y = (x[:, 1:], y[:, 1:]) if b == 0 else (x, y)
+        for b, size in enumerate(self.sizes):
+            x, y = (one[b][:, 1:] if b == 0 else one[b] for one in (final, seen))
             of_x, of_y = np.abs(x), np.abs(y)
             shared, power = np.vdot(of_x, of_y), (np.vdot(of_x, of_x) + np.vdot(of_y, of_y)) / 2
             phase[f"phase{b}"] = np.vdot(y, x).real / shared if shared > FLOOR * size else np.nan
@@ -121,7 +120,7 @@ class Structure:
     def look(self, image: np.ndarray) -> Any:
         pixels, grey = eight_bit(image)
         edges = cv2.Canny(pixels, 100, 200) > 0
-        return SimpleNamespace(image=image, grey=grey, edges=edges)
+        return SimpleNamespace(image=image, grey=grey, edges=edges, bright=grey > threshold_otsu(grey))
 
     def read(self, seen: Any) -> Numbers:
         across, down = (
@@ -130,17 +129,19 @@ class Structure:
         )
         gradient = np.hypot(across, down) / (4 * np.sqrt(2))
         power = np.abs(np.fft.rfft2(luma(seen.image), norm="forward")) ** 2
+        shares = np.bincount(seen.grey.ravel()) / seen.grey.size
+        shares = shares[shares > 0]
         return {
             "edges": seen.edges.mean(),
             "edge_strength": gradient[seen.edges].mean() if seen.edges.any() else np.nan,
             "gradient": gradient.mean(),
             "sharpness": cv2.Laplacian(seen.grey, cv2.CV_32F).var(),
-            "entropy": shannon_entropy(seen.grey),
+            "entropy": -(shares * np.log2(shares)).sum(),
             "low": (power * self.low).sum(),
         }
 
     def compare(self, final: Any, seen: Any) -> Numbers:
-        first, second = (one.grey > threshold_otsu(one.grey) for one in (final, seen))
+        first, second = final.bright, seen.bright
         if first.mean() > 0.5:
             first, second = ~first, ~second
         union = (first | second).sum()
@@ -165,7 +166,7 @@ class Structure:
         for j, weight in enumerate(self.scales):
             x, y = (np.ascontiguousarray(one.transpose(1, 2, 0)) for one in (a, b))
             inside = slice(5, x.shape[0] - 5), slice(5, x.shape[1] - 5)
-            blurred = [cv2.GaussianBlur(one, **BLUR)[inside] for one in (x, y, x * x, y * y, x * y)]
+            blurred = [cv2.GaussianBlur(one, (11, 11), 1.5)[inside] for one in (x, y, x * x, y * y, x * y)]
             mean_x, mean_y, xx, yy, xy = (np.atleast_3d(one) for one in blurred)
             power, shared = mean_x**2 + mean_y**2, mean_x * mean_y
             similarity = (2 * (xy - shared) + 0.06**2) / (xx + yy - power + 0.06**2)
@@ -192,8 +193,9 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 class Texture:
     def __init__(self, shape: Shape) -> None:
-        from turningpoint.measures._jets import ORDERS, REACH, SCALES
         from scipy.ndimage import gaussian_filter1d
+
+        from turningpoint.measures._jets import ORDERS, REACH, SCALES
 
         self.filters = []
         for scale in SCALES:
@@ -209,8 +211,12 @@ class Texture:
         grey = eight_bit(seen.image)[1]
         codes = local_binary_pattern(grey, 8, 1, "uniform").astype(int)
         pairs = graycomatrix(grey // 16, [1], ANGLES, 16, symmetric=True, normed=True)
-        found = {name: graycoprops(pairs, name).mean() for name in ("contrast", "homogeneity", "energy", "entropy")}
-        found["correlation"] = np.nan if grey.min() // 16 == grey.max() // 16 else graycoprops(pairs, "correlation").mean()
+        found = {
+            name: graycoprops(pairs, name).mean() for name in ("contrast", "homogeneity", "energy", "entropy")
+        }
+        found["correlation"] = (
+            np.nan if grey.min() // 16 == grey.max() // 16 else graycoprops(pairs, "correlation").mean()
+        )
         gram = seen.gram if len(seen.image) == 1 else self.gram(luma(seen.image).astype(np.float32)[None])
         i, j = np.triu_indices(len(gram))
         found["gram"] = gram[i, j] * np.where(i == j, 1, np.sqrt(2))
@@ -244,12 +250,19 @@ class Lab:
         lightness, a, b = seen.lab
         chroma = np.hypot(a, b)
         sector = (np.arctan2(b, a) / (2 * np.pi) % 1 * 12).astype(int).clip(max=11)
-        found = {"mean": seen.lab.mean((1, 2)), "chroma": chroma.mean(), "contrast": lightness.std(), "colorfulness": 0.0}
+        found = {
+            "mean": seen.lab.mean((1, 2)),
+            "chroma": chroma.mean(),
+            "contrast": lightness.std(),
+            "colorfulness": 0.0,
+        }
         found["hue"] = np.bincount(sector.ravel(), chroma.ravel(), 12) / a.size
         if len(seen.image) == 3:
             red, green, blue = np.clip(seen.image, -1, 1) * 127.5
             first, second = red - green, (red + green) / 2 - blue
-            found["colorfulness"] = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(first.mean(), second.mean())
+            found["colorfulness"] = np.hypot(first.std(), second.std()) + 0.3 * np.hypot(
+                first.mean(), second.mean()
+            )
         return found
 
     def compare(self, final: Any, seen: Any) -> Numbers:
@@ -288,7 +301,10 @@ class Wavelet:
     def read(self, seen: Any) -> Numbers:
         approximation, *details = seen
         squares = [[np.vdot(part, part) for part in level] for level in details[::-1]]
-        energies = [[value / level[0].size for value in row] for row, level in zip(squares, details[::-1], strict=True)]
+        energies = [
+            [value / level[0].size for value in row]
+            for row, level in zip(squares, details[::-1], strict=True)
+        ]
         sums = np.array(squares).sum(1)
         some = sums.sum() > FLOOR * 3 * sum(level[0].size for level in details)
         found: Numbers = {
@@ -310,7 +326,9 @@ class Spectrum(Bands):
         from turningpoint.measures.spectrum import plane
 
         flat = plane(*shape[1:])
-        self.share, self.sectors, self.doubled = (part.numpy() for part in (flat.share, flat.sectors, flat.doubled))
+        self.share, self.sectors, self.doubled = (
+            part.numpy() for part in (flat.share, flat.sectors, flat.doubled)
+        )
         self.groups = []
         band = measure("spectrum").bands.layout(*shape[1:]).band.flatten()  # type: ignore[attr-defined]
         for ring in (flat.ring.numpy(), band.numpy()):

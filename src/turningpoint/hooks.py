@@ -194,7 +194,7 @@ def _wrapping(network: nn.Module) -> str:
 
 def _can_be_called(module: nn.Module) -> bool:
     """Whether it is more than a list of others."""
-    return type(module).forward is not nn.Module.forward
+    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
 
 
 def _full_names(network: nn.Module, wrapping: str) -> dict[str, str]:

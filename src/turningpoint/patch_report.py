@@ -26,7 +26,7 @@ from .figures.effects import spoken
 from .figures.heat import short
 from .figures.style import number
 from .models._names import brief
-from .pages import made, render, saved
+from .pages import joined, made, render, saved, small
 from .run import Run
 from .simulation.store import sentences
 from .tracing import Trace, open_trace
@@ -151,7 +151,9 @@ def findings(run: Run, beside: Trace | None = None) -> Findings:
         return Findings(table)
     try:
         trace = open_trace(place if run.folder is None else run.folder / place)
-        return Findings(table, judged(run, table, predictions(trace, model["name"], model["fingerprint"])), place)
+        return Findings(
+            table, judged(run, table, predictions(trace, model["name"], model["fingerprint"])), place
+        )
     except TurningpointError as error:
         return Findings(table, None, f"The trace beside which it was last read cannot be read now: {error}")
 
@@ -248,7 +250,9 @@ def pictures(run: Run, found: Findings) -> dict[str, Picture]:
 def some_images(run: Run) -> dict[str, np.ndarray]:
     """The first images of each variant, (n, ...): clean, changed and perhaps donor."""
     there = {name: array for name, array in ARRAYS.items() if run.store.has(array)}
-    return {name: run.store.read(array, (slice(0, SHOWN),)).astype(np.float32) for name, array in there.items()}
+    return {
+        name: run.store.read(array, (slice(0, SHOWN),)).astype(np.float32) for name, array in there.items()
+    }
 
 
 def answer(run: Run, found: Findings) -> str:
@@ -280,10 +284,10 @@ def _kept(kept: Sequence[str], n: int) -> str:
     if not kept:
         return "all do change" if n > 1 else "it does change"
     shown = kept if len(kept) <= NAMED else [*kept[: NAMED - 1], f"{len(kept) - NAMED + 1} others"]
-    names = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
     if len(kept) == n:
-        return f"none changes: not {names}" if n > 1 else f"it does not change: {names}"
-    return f"{n - len(kept)} {'does' if n - len(kept) == 1 else 'do'} change, {len(kept)} {'does' if len(kept) == 1 else 'do'} not: {names}"
+        return f"{'none changes' if n > 1 else 'it does not change'}: {joined(shown)}"
+    does, do_not = (f"{count} {'does' if count == 1 else 'do'}" for count in (n - len(kept), len(kept)))
+    return f"{does} change, {do_not} not: {joined(shown)}"
 
 
 def _farther(read: pd.DataFrame, table: pd.DataFrame) -> str:
@@ -302,7 +306,7 @@ def _farther(read: pd.DataFrame, table: pd.DataFrame) -> str:
 def _layers(run: Run) -> str:
     names = [str(name) for name in run.settings["patch"]["layers"]]
     if len(names) <= 3:
-        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        return joined(names)
     return f"{names[0]} and {len(names) - 1} other layers"
 
 
@@ -353,15 +357,6 @@ def _counted(said: pd.DataFrame) -> str:
 def _minus(text: str) -> str:
     """With true minus signs."""
     return re.sub(r"(?<!\w)-(?=\d)", "−", text)
-
-
-def small(p: float) -> str:
-    """A p-value in few letters.
-
-    >>> small(0.12345), small(0.0001234), small(float("nan"))
-    ('0.12', '0.0001', '–')
-    """
-    return "–" if math.isnan(p) else f"{p:.2g}" if p >= 0.01 else f"{p:.1g}"
 
 
 def _verdicts(said: pd.DataFrame, labels: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from .errors import TurningpointError
 from .figures.answer import native
 from .figures.style import clock_name, number
 from .models._names import brief
-from .pages import made, render, saved
+from .pages import joined, made, render, saved, small
 from .simulation.store import sentences
 from .statistics.onset import order_matrix
 from .tracing import Trace
@@ -23,6 +23,8 @@ from .tracing import Trace
 DRIVERS = 20
 """Pairs of layer and feature in the page's table; the CSV has all."""
 EDGES = ("onset", "settled")
+NAMED = 4
+"""Features named in one sentence of the answer, at most."""
 
 
 def trace_report(run: Trace, folder: str | Path | None = None, within: str | None = None) -> Path:
@@ -64,7 +66,8 @@ def _write(run: Trace, place: Path, within: str | None) -> Path:
         "size": f"{run.items} trajectories × {len(run.t)} times",
         "sweep": [number(levels.min()), number(levels.max())],
         "clock": clock_name(run.schedule),
-        "rows": [_row(row, run.schedule) for row in table.to_dict("records")],
+        "rows": [_row(row, run.schedule) for row in table[_known(table)].to_dict("records")],
+        "without": without(table),
         "bands": bands,
         "drivers": drivers,
         "said": drawn["association"][2] if "association" in drawn else "",
@@ -145,38 +148,61 @@ def answer(onsets: pd.DataFrame, schedule: Schedule) -> str:
 
     >>> from turningpoint.diffusion.schedule import VP
     >>> rows = {"feature": ["class", "edges"], "label": ["class", "edges"], "onset": [-2.0, 1.0], "settled": [0.0, 3.0]}
-    >>> answer(pd.DataFrame(rows), VP())
-    'Class has grown by half first, at log-SNR −2.00 (t 0.457), and edges last, at log-SNR 1.00 (t 0.172).'
+    >>> print(answer(pd.DataFrame(rows), VP()).replace("\N{NO-BREAK SPACE}", " "))
+    Class has grown by half first, at log-SNR −2.00 (t 0.457), and edges last, at log-SNR 1.00 (t 0.172).
     """
-    known = onsets[np.isfinite(onsets["onset"].astype(float))].sort_values("onset", kind="stable")
+    times = onsets["onset"].astype(float)
+    known = onsets[np.isfinite(times)].sort_values("onset", kind="stable")
+    there = onsets["label"][np.isneginf(times)].astype(str).tolist()
     if known.empty:
         return "No feature that was read grows by half within the times recorded."
     first, last = known.iloc[0], known.iloc[-1]
     said = f"{first['label']} has grown by half first, {_at(float(first['onset']), schedule)}"
     if len(known) > 1:
         said += f", and {last['label']} last, {_at(float(last['onset']), schedule)}"
-    return said[:1].upper() + said[1:] + "."
+    said = f"{said[:1].upper()}{said[1:]}."
+    if there:
+        named = joined(there) if len(there) <= NAMED else f"{len(there)} features"
+        named += " is" if len(there) == 1 else " are"
+        said += f" {named[:1].upper()}{named[1:]} half there at the first time already."
+    return said
+
+
+def without(onsets: pd.DataFrame) -> list[str]:
+    """The features that have neither onset nor settling, those for the same reason in one sentence.
+
+    >>> rows = {"label": ["hue", "chroma", "class"], "onset": [np.nan, np.nan, 1.0], "settled": [np.nan, np.nan, 1.0]}
+    >>> without(pd.DataFrame(rows).assign(note=["no reading", "no reading", ""]))
+    ['hue and chroma: no reading.']
+    """
+    rows = onsets[~_known(onsets)].fillna({"note": ""})
+    return [
+        f"{joined([str(label) for label in part['label']])}: {str(note) or 'not known'}."
+        for note, part in rows.groupby("note", sort=False)
+    ]
+
+
+def _known(onsets: pd.DataFrame) -> pd.Series:
+    return onsets["onset"].notna() | onsets["settled"].notna()
 
 
 def _at(level: float, schedule: Schedule) -> str:
-    return f"at log-SNR {number(level)} ({clock_name(schedule)} {native(schedule, level)})"
+    clock = f"{clock_name(schedule)} {native(schedule, level)}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"at log-SNR\N{NO-BREAK SPACE}{number(level)} ({clock})"
 
 
 def _row(row: dict[Any, Any], schedule: Schedule) -> dict[str, Any]:
-    """A feature's line of the table."""
+    """A feature's line of the table: of each edge the median with its interval, and on the native clock."""
     cells = {edge: _cell(row, edge, schedule) for edge in EDGES}
     return {"feature": row["feature"], "label": row["label"], "note": row["note"], **cells}
 
 
 def _cell(row: dict[Any, Any], edge: str, schedule: Schedule) -> list[str]:
     value = float(row[edge])
-    if math.isnan(value):
-        return ["–"]
-    parts = [_end(float(row[f"{edge}_{part}"])) for part in ("low", "high", "q25", "q75")]
-    said = [f"{_end(value)} [{parts[0]}, {parts[1]}]", f"half of the samples: {parts[2]} to {parts[3]}"]
-    if math.isfinite(value):
-        said.append(f"{clock_name(schedule)} {native(schedule, value)}")
-    return said
+    if not math.isfinite(value):
+        return [_end(value), ""]
+    low, high = (_end(float(row[f"{edge}_{part}"])) for part in ("low", "high"))
+    return [f"{number(value)} [{low}, {high}]", native(schedule, value)]
 
 
 def _end(value: float) -> str:
@@ -203,15 +229,17 @@ def _drivers(run: Trace, within: str | None) -> list[dict[str, str]]:
         return []
     table = run.association(within=within).table()
     strong = table[table["significant"]].sort_values("r", key=abs, ascending=False).head(DRIVERS)
+    labels = {one.feature: one.label for one in run.all_series()}
     return [
         {
             "layer": str(one["layer"]),
             "summary": str(one["summary"]),
             "feature": str(one["feature"]),
+            "label": labels[str(one["feature"])],
             "r": number(one["r"]),
             "at": number(one["logsnr"]),
-            "q": f"{one['q']:.2g}",
-            "family": f"{one['family']:.2g}",
+            "q": small(one["q"]),
+            "family": small(one["family"]),
         }
         for one in strong.to_dict("records")
     ]

@@ -45,6 +45,12 @@ class Trajectories(Archive):
         done, values = self.store.read("done").astype(bool), self.store.read(name)
         return values if done.all() else values[done]
 
+    def _check_read(self, name: str) -> None:
+        if self._is_stale(name):
+            raise TurningpointError(
+                f"the trace has trajectories that {name!r} has not read; give the same command of trace again to go on."
+            )
+
     def sides(self, feature: str) -> tuple[str, ...]:
         """What a feature was read of: ``estimate``, ``state``."""
         name, _ = self._described(feature)

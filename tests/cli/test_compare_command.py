@@ -34,7 +34,7 @@ def test_three_runs_side_by_side(command, runs):
     assert "(5 samples, no noise is shared)" in out
     assert "note: seed is not paired with few: their noise differs in seed (0 and 1)." in out
     assert "Final images: those of more are" in out
-    assert "Look at runs/compare-few-more-seed: figures" in out
+    assert "Look at runs/compare-few-more-seed/compare.html." in out
     table = pd.read_csv("runs/compare-few-more-seed/onsets.csv")
     assert table["run"].tolist() == ["few", "more", "seed"]
     cell = next(line for line in out.splitlines() if line.strip().startswith("color.contrast"))

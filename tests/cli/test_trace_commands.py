@@ -10,6 +10,7 @@ import pytest
 from tiny_pipelines import tiny_sd
 
 import turningpoint as tp
+from turningpoint.cli.app import print_table
 
 TRACE = "trace digits --generate 8 --steps 12 --with frequency,color,class --activations up_blocks.* --out runs/trace"
 
@@ -120,3 +121,50 @@ def test_a_word_of_the_prompt_against_its_absence(tmp_path, command):
     )
     np.testing.assert_allclose(run.store.read("state"), alone.store.read("state"), rtol=0, atol=1e-3)
     assert layers == ("up_blocks.0", "up_blocks.1")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_table_in_a_narrow_terminal_loses_no_digit(width, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    columns = ["feature", "half grown", "half of the samples", "settled", "half of the samples", "onset (t)", "note"]
+    interval, spread, note = "-5.61 [-5.85, -5.41]", "-6.11 to -5.15", "half there at the first time: 31 of 64 items"
+    rows = [["structure.edge_strength", interval, spread, interval, spread, "0.746", note]]
+    print_table("Onsets", columns, rows, spare=["half of the samples"])
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= width
+    assert printed.count("-5.85,") == printed.count("-5.41]") == 2
+    assert width == 80 or printed.count(interval) == 2  # there cells are broken
+    assert ("half of the samples" in printed) == (width == 200)
+    assert {word for word in note.split() if word not in printed} == set()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("trace digits --generate 2 --steps 2 --within class --out a", "within is 'class', but no layers"),
+        (
+            "trace digits --generate 2 --steps 2 --with color --activations mid_block --within class --out a",
+            "within is 'class', which is not read; accepted: a category of one of color",
+        ),
+        ("trace digits --generate 2 --steps 2 --images b --from 0 --out a", "from_time is 0; accepted"),
+    ],
+)
+def test_what_follows_the_simulation_is_checked_before_it(line, said, command, tmp_path):
+    status, _, complaint = command(*line.split())
+    assert status == 2
+    assert said in complaint
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_side_that_there_is_not_is_one_of_two(command, traced):
+    status, _, complaint = command("onset", traced, "--of", "final")
+    assert status == 2
+    assert "of is 'final'; accepted: estimate, state." in complaint
+
+
+def test_a_feature_named_twice_has_one_row(command, traced):
+    status, out, _ = command("onset", traced, "--features", "class,class")
+    assert status == 0
+    assert len(re.findall(r"^ class\b", out, re.MULTILINE)) == 1

@@ -193,6 +193,56 @@ class TestGoingOn:
         assert len(run.bands()) == 4
         assert len(run.gain().half[0]) == 4
 
+    def test_a_measure_that_was_stopped_says_how_to_go_on(self, model, tmp_path, monkeypatch, refuses):
+        monkeypatch.setattr(tracing, "CHUNK", 2)
+        told = {"steps": 3, "batch": 2, "out": tmp_path / "a"}
+        tp.trace(model, 4, measures="color", **told, **QUIET)
+
+        def stop(done, total, evaluations):
+            if evaluations > 10:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            tp.trace(model, 4, measures="class", **told, progress=stop)
+        run = tp.open_trace(tmp_path / "a")
+        assert "class" not in run.features()
+        with refuses("trajectories that 'class' has not read; give the same command of trace again"):
+            run.series("class")
+
+    def test_workers_that_read_other_sides_write_the_same_chunks(self, model, tmp_path, monkeypatch):
+        told = {"measures": "color", "steps": 3, "out": tmp_path / "a"}
+        tp.trace(model, 6, **told, **QUIET)
+        monkeypatch.setattr(tracing, "UNIT", 1)  # would be a trajectory at a time
+        run = tp.trace(model, 6, of=("estimate", "state"), **told, **QUIET)
+        locks = {path.stem for path in (tmp_path / "a" / "locks").iterdir()}
+        assert locks == {"run", "0"}
+        assert run.store.array("readings/color/done").chunks == run.store.array("done").chunks
+
+    def test_a_measure_that_another_process_reads_otherwise_is_left_to_it(
+        self, model, tmp_path, monkeypatch, refuses
+    ):
+        monkeypatch.setattr(tracing, "CHUNK", 2)
+        told = {"steps": 3, "batch": 2, "out": tmp_path / "a"}
+
+        def disturb(done, total, evaluations):
+            if evaluations:  # a walk has ended, and is not written
+                store = tp.open_trace(tmp_path / "a").store
+                store.annotate("readings/color", {"settings": {"bins": 8}})
+
+        with refuses("measure is 'color', which another process now reads with other settings"):
+            tp.trace(model, 4, measures="color", **told, progress=disturb)
+        assert not tp.open_trace(tmp_path / "a").store.read("readings/color/done").any()
+
+        ended = []
+
+        def remove(done, total, evaluations):
+            ended.extend([evaluations] if evaluations else [])
+            if len(ended) == 2:  # the first two are written, and the flags of others are looked for
+                tp.open_trace(tmp_path / "a").store.remove("readings/color")
+
+        with refuses("measure is 'color', which another process now reads with other settings"):
+            tp.trace(model, 4, measures="color", **told, progress=remove)
+
     def test_another_run_in_the_folder_is_refused(self, model, tmp_path, refuses):
         tp.trace(model, 3, measures="color", steps=3, out=tmp_path / "a", **QUIET)
         for other in ({"steps": 4}, {"seed": 1}, {"every": 2}, {"activations": "mid_block"}):
@@ -236,10 +286,11 @@ BAD = [
     ({"items": 3}, "no images are given"),
     ({"generate": 2, "images": np.zeros((2, 1, 28, 28), np.float32)}, "images and generate are both given"),
     ({"images": np.zeros((2, 1, 28, 28), np.float32)}, "without from_time"),
-    ({"images": np.zeros((2, 1, 28, 28), np.float32), "from_time": 0.0}, "times holds 0"),
+    ({"images": np.zeros((2, 1, 28, 28), np.float32), "from_time": 0.0}, "from_time is 0; accepted"),
     ({"label": "own"}, "label is 'own'"),
     ({"measures": "colour"}, "measure is 'colour'"),
     ({"activations": "mid_blok"}, "activations is 'mid_blok'.*mid_block"),
+    ({"sampler": "heun", "churn": 20}, "churn is 20, with which the estimate"),
     ({"told": {"classifier": "x"}, "measures": "color"}, "classifier is given"),
 ]
 

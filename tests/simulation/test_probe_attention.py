@@ -176,6 +176,15 @@ def test_of_several_attentions_the_mean_and_of_several_runs_the_last():
     np.testing.assert_allclose(seen(Twice(attend), Q), expected, rtol=FLOAT32)
 
 
+def test_an_attention_without_a_choice_does_not_count():
+    """As that to the one token of a class, beside the attention of pixels to each other."""
+
+    def attend(x):
+        return F.scaled_dot_product_attention(x, K, V) + F.scaled_dot_product_attention(x, K[:, :, :1], V[:, :, :1])
+
+    np.testing.assert_allclose(seen(Attending(attend), Q), entropy(SCORES), rtol=FLOAT32)
+
+
 def test_a_layer_counts_what_is_in_it_whether_or_not_its_parts_are_watched():
     class Outer(nn.Module):
         def __init__(self):

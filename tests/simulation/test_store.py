@@ -176,6 +176,18 @@ class TestManifest:
         keep(store, "float32")
         np.testing.assert_array_equal(store.read("final"), IMAGES)
 
+    def test_another_process_makes_an_array_first(self, store, monkeypatch):
+        """Two workers end their first units at once: both see no array, one of them makes it first."""
+        other, make = Store.open(store.folder), zarr.Group.create_array
+
+        def beaten(group, *args, **kwargs):
+            monkeypatch.setattr(zarr.Group, "create_array", make)
+            keep(other, "float32")
+            return make(group, *args, **kwargs)
+
+        monkeypatch.setattr(zarr.Group, "create_array", beaten)
+        np.testing.assert_array_equal(keep(store, "float32"), IMAGES)
+
     def test_a_folder_left_by_a_kill_before_the_arrays(self, tmp_path, refuses):
         (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT}))
         with refuses("run is"):  # a reader has nothing to read

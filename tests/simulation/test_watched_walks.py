@@ -105,6 +105,45 @@ def test_rows_that_move_are_forgotten_by_the_probe():
         np.testing.assert_array_equal(finished.values["state"], finished.values["x"])
 
 
+def test_a_walk_that_waited_is_new_to_the_row_that_it_takes():
+    """Else what changed since its last step would be told from the walk that had the row before."""
+    model = world()
+    model.limit = 5
+    probe = Counting(model)
+    asked = model.forward
+
+    def forward(x_t, t, label=None):  # memory runs out at the third call
+        model.limit = 5 if len(probe.told) < 2 else 3
+        return asked(x_t, t)
+
+    model.forward = forward
+    engine = Engine(model, sampler("ddim"), NOISE, 5, probe=probe)
+    ended = {f.walk.address.item: f.values for f in engine.simulate(walks(5, ["state", "flags"]))}
+    assert engine.batch == 2
+    flags = np.concatenate([values["flags"][:, 0] for values in ended.values()])
+    assert flags.sum() == 10  # once at its start, and once when it went on
+    for values in ended.values():
+        np.testing.assert_array_equal(values["state"], values["x"])
+
+
+def test_many_arrays_on_disk_take_few_handles(tmp_path, monkeypatch):
+    import turningpoint.simulation.scratch as scratch
+
+    monkeypatch.setattr(scratch, "FILE", 2**10)
+    before = len(os.listdir("/proc/self/fd"))
+    room = scratch.Scratch(tmp_path)
+    kept = [room.full((3, k), k, np.float32) for k in range(1, 40)]
+    assert len(os.listdir("/proc/self/fd")) <= before + sum(a.nbytes + 64 for a in kept) // 2**9
+    for k, array in enumerate(kept, 1):
+        assert array.shape == (3, k)
+        assert (array == k).all()
+    large = room.full((2**9,), 1, np.float64)
+    assert large.sum() == 2**9
+    del kept, large, array, room
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_records_that_wait_on_disk_are_the_same_and_leave_nothing(tmp_path):
     in_memory = {
         f.walk.address: f.values for f in Engine(world(), sampler("heun"), NOISE, 4).simulate(walks(9, []))

@@ -59,7 +59,7 @@ def measure(
     """Read a run's images; what is read is kept beside them."""
     told = told_measures(ask, network, classifier, statistics, layers, trust_program)
     told |= {} if device is None else {"device": device}
-    opened = measure_all(open_run(run), listed(with_), told)
+    opened = measure_all(asked_of_starts(run), listed(with_), told)
     if json:
         print_json({"run": place(opened.folder), "features": opened.features()})
         return
@@ -70,6 +70,7 @@ def measure(
 @app.command()
 def windows(run: RunFolder, delta: Delta = 0.1, json: Json = False) -> None:
     """Print the critical window of every feature, earliest first."""
+    asked_of_starts(run)
     opened = _measured(run)
     table = opened.windows(delta)
     if json:
@@ -107,6 +108,17 @@ def _opened(folder: Path) -> Run | Trace:
     return open_trace(folder) if is_trace(folder) else _measured(folder)
 
 
+def asked_of_starts(folder: Path) -> Run:
+    """A run whose images are compared with those that they began as; those of a patch are with one another."""
+    run = open_run(folder)
+    if run.kind == "patch":
+        raise TurningpointError(
+            f"run is {str(folder)!r}, which holds a patch; accepted for it: the commands patch, report and export, and in "
+            "Python effects."
+        )
+    return run
+
+
 def _measured(folder: Path) -> Run:
     run = open_run(folder)
     return run if run.features() or run.kind == "patch" else measure_all(run, [])
@@ -119,7 +131,7 @@ def merge(
     json: Json = False,
 ) -> None:
     """Lay runs of equal settings side by side: more images, times or seeds."""
-    merged = run_merge([open_run(folder) for folder in runs], out)
+    merged = run_merge([asked_of_starts(folder) for folder in runs], out)
     sizes = dict(merged.images.sizes)
     if json:
         print_json({"run": place(merged.folder), "sizes": sizes})

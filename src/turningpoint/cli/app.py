@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,25 +127,54 @@ def number(value: float, digits: int = 2) -> str:
     return "–" if math.isnan(value) else "open" if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A plain table, its first column and the notes to the left and the others to the right."""
+def print_table(title: str, columns: list[str], rows: list[list[str]], spare: Sequence[str] = ()) -> None:
+    """A plain table, its first column and the notes to the left and the others to the right.
+
+    Where the terminal is too narrow, columns that are ``spare`` are left out, then the notes follow the table, then
+    cells are broken; nothing is cut off.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for k, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if k == 0 or column == "note" else "right", no_wrap=column != "note"
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # brackets are intervals, not markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
+    notes: dict[str, list[str]] = {}
+    if _wide(columns, rows) > console.width:
+        columns, rows = _without(spare, columns, rows)
+    if _wide(columns, rows) > console.width and columns[-1] == "note":
+        for row in rows:
+            notes.setdefault(row[-1], []).append(row[0])
+        columns, rows = _without(["note"], columns, rows)
+    whole = _wide(columns, rows) <= console.width
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, column in enumerate(columns):
+        left = k == 0 or column == "note"
+        table.add_column(
+            column, justify="left" if left else "right", no_wrap=whole and column != "note", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # brackets are intervals, not markup
     typer.echo(title)
     console.print(table)
+    for note, names in notes.items():
+        if note:
+            typer.echo(f"{', '.join(names)}: {note}")
+
+
+def _wide(columns: Sequence[str], rows: Sequence[Sequence[str]], note: int = 24) -> int:
+    """The width of a table whose notes are broken at ``note`` letters and nothing else is."""
+    cells = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return sum(min(w, note) if name == "note" else w for name, w in zip(columns, cells, strict=True)) + 3 * len(cells)
+
+
+def _without(
+    names: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    kept = [k for k, column in enumerate(columns) if column not in names]
+    return [columns[k] for k in kept], [[row[k] for k in kept] for row in rows]
 
 
 def print_windows(windows: Any, native_unit: str) -> None:

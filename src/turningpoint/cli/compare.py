@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..comparison_report import comparison_report
 from ..experiments.compare import QUANTITIES, Comparison
 from ..experiments.compare import compare as run_compare
 from .app import Json, app, listed, number, place, print_json, print_table
@@ -35,13 +36,14 @@ def compare(
         *runs, labels=None if labels is None else labels.split(","), features=listed(features) or None, of=of
     )
     folder = _default_out(found.labels) if out is None else out
-    found.save(folder)
+    page = comparison_report(found, folder)
     if json:
         tables = {name: table.to_dict("records") for name, table in found.tables().items()}
         short = {
             name: rows for name, rows in tables.items() if name in ("onsets", "shifts", "settings", "images")
         }
-        print_json({"out": folder, "labels": found.labels} | short | {"notes": found.notes})
+        about = {"out": folder, "report": place(page.absolute()), "labels": found.labels}
+        print_json(about | short | {"notes": found.notes})
         return
     _print_settings(found)
     _print_onsets(found)
@@ -54,7 +56,7 @@ def compare(
         )
     for note in found.notes:
         typer.echo(f"note: {note}.")
-    typer.echo(f"Look at {place(folder.absolute())}: figures, each with its table, and CSV.")
+    typer.echo(f"Look at {place(page.absolute())}.")
 
 
 def _default_out(labels: tuple[str, ...]) -> Path:

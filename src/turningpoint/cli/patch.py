@@ -13,9 +13,11 @@ from ..errors import TurningpointError
 from ..experiments.effects import effects, measures_of
 from ..experiments.patch import patch as run_patch
 from ..experiments.patch import steps_inside, window_of
-from ..experiments.verdicts import summary_of_verdicts
+from ..experiments.verdicts import check_watched, summary_of_verdicts
 from ..figures.effects import spoken
+from ..hooks import matching, trunk_of
 from ..models import fingerprint, load
+from ..models.settings import whole
 from ..patch_report import Findings, judged, patch_report, predictions, remember
 from ..run import Run
 from ..tracing import open_trace
@@ -119,7 +121,13 @@ def patch(
     options = told_measures(ask, network, classifier, statistics, layers, trust_program)
     named = listed(with_) or None
     asked = measures_of(named, loaded, options)  # a mistake is told before anything is simulated
+    if whole("generate", n) < 2:
+        raise TurningpointError(f"generate is {n}; accepted: at least 2, as effects are measured by how far others are.")
+    if not any(one.against == "final" for one in asked):
+        raise TurningpointError(f"--with is {with_!r}, which reads no final images; accepted: others, such as color.")
     known = None if beside is None else predictions(open_trace(beside), loaded.name, fingerprint(loaded))
+    if known is not None:
+        check_watched(known, [name for names in matching(trunk_of(loaded), layer, "layer") for name in names])
     run = run_patch(
         loaded,
         layer,

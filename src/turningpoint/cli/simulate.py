@@ -18,7 +18,8 @@ from ..experiments.times import DEFAULT_TIMES, turn_times
 from ..experiments.uturn import uturn as run_uturn
 from ..models.settings import whole
 from ..run import open_run
-from .analyse import measure_all
+from ..tracing import is_trace, open_trace
+from .analyse import asked_of_starts, measure_all
 from .app import (
     Batch,
     Delta,
@@ -266,7 +267,9 @@ def repeat(
 ) -> None:
     """Simulate a run again from its manifest, and compare."""
     target = out or run.with_name(run.resolve().name + "-repeat")
-    again, apart = run_repeat(open_run(run), target, batch=batch, device=device)
+    again, apart = run_repeat(
+        open_trace(run) if is_trace(run) else open_run(run), target, batch=batch, device=device
+    )
     if json:
         print_json({"run": place(again.folder), "largest_difference": apart})
     else:
@@ -278,7 +281,7 @@ def check(
     run: RunFolder, delta: Delta = 0.1, batch: Batch = 64, device: Device = None, json: Json = False
 ) -> None:
     """Do the windows depend on the step count? Simulate with twice the steps and compare."""
-    table = step_check(open_run(run), delta, batch=batch, device=device)
+    table = step_check(asked_of_starts(run), delta, batch=batch, device=device)
     if json:
         print_json(table.to_dict("records"))
         return

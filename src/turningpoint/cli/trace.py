@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
+from ..errors import TurningpointError, one_of
+from ..experiments.trace import USUAL
 from ..experiments.trace import trace as run_trace
 from ..tracing import Trace, open_trace
+from ..trajectories import SIDES
 from .app import (
     Batch,
     Device,
@@ -110,6 +114,7 @@ def trace(
 ) -> None:
     """Follow whole trajectories: when does each feature of the estimate grow, and what do layers do meanwhile?"""
     begun = time.monotonic()
+    _check_within(within, activations, listed(with_) or USUAL)
     run = run_trace(
         model,
         generate,
@@ -173,7 +178,9 @@ def onset(
 ) -> None:
     """Print when each feature has grown by half and when it has settled, earliest first, and in which order."""
     opened = open_trace(run)
-    chosen = listed(features) or None
+    if of not in SIDES:
+        raise one_of("of", of, SIDES)
+    chosen = list(dict.fromkeys(listed(features))) or None
     table = opened.onsets(chosen, of)
     before = opened.order(list(table["feature"]), of)
     if json:
@@ -182,6 +189,19 @@ def onset(
         return
     _print_onsets(table, opened.schedule.native_unit)
     _print_order(table, before)
+
+
+def _check_within(within: str | None, activations: list[str] | None, measures: Sequence[str]) -> None:
+    """Say before hours of simulation what would be said after them."""
+    if within is None:
+        return
+    if not activations:
+        raise TurningpointError(f"within is {within!r}, but no layers are named; accepted: with --activations.")
+    names = [named.partition("?")[0].rpartition(":")[2] for named in measures]
+    if within.partition(".")[0] not in names:
+        raise TurningpointError(
+            f"within is {within!r}, which is not read; accepted: a category of one of {', '.join(names)}."
+        )
 
 
 def _found(run: Trace, within: str | None) -> dict[str, Any]:
@@ -210,10 +230,11 @@ def _print_onsets(table: pd.DataFrame, native_unit: str) -> None:
         cells.append(number(one["onset_t"], 3))
         cells += [] if native_unit == "t" else [number(one["onset_native"], 1)]
         rows.append([*cells, str(one["note"])])
-    columns = ["feature", "half grown", "half of the samples", "settled", "half of the samples", "onset (t)"]
+    spread = "half of the samples"
+    columns = ["feature", "half grown", spread, "settled", spread, "onset (t)"]
     columns += [] if native_unit == "t" else [f"onset ({native_unit})"]
     title = "Onsets in log-SNR, medians over samples [95 % interval]; from top to bottom as noise becomes an image"
-    print_table(title, [*columns, "note"], rows)
+    print_table(title, [*columns, "note"], rows, spare=[spread])
 
 
 def _print_order(table: pd.DataFrame, before: pd.DataFrame) -> None:
@@ -253,4 +274,7 @@ def _print_drivers(run: Trace, within: str | None, most: int = 12) -> None:
         for one in strong.head(most).to_dict("records")
     ]  # fmt: skip
     title = f"Layers whose activity goes with a feature's growth: {len(strong)} of {len(table)} pairs are significant"
+    if not rows:
+        typer.echo(f"{title}.")
+        return
     print_table(title, ["layer", "summary", "feature", "r", "log-SNR", "q", "family"], rows)

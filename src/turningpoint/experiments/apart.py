@@ -23,6 +23,8 @@ from .subjects import Shared, Subject
 
 MOST_IMAGES = 256
 """Pairs whose final images are compared; all against all."""
+SHOWN = 12
+"""Pairs whose final images are shown."""
 BY_STEP = "change"
 """The summary of activations that is one of steps, not of times: it is compared on equal steps only."""
 
@@ -132,6 +134,26 @@ def images_apart(first: Subject, other: Subject, pairs: Shared) -> pd.DataFrame:
     own, strangers = np.diagonal(distance), distance[~np.eye(n, dtype=bool)].reshape(n, n - 1)
     found = {"items": n, "distance": np.median(own), "strangers": np.median(strangers)}
     return pd.DataFrame([found | {"nearest": float((own < strangers.min(1)).mean())}])
+
+
+def images_shown(
+    first: Subject, other: Subject, pairs: Shared
+) -> tuple[list[int], np.ndarray, np.ndarray] | None:
+    """The numbers of the first few paired items with their final images (n, C, H, W) in both runs, if they are images.
+
+    >>> from .subjects import Subject
+    >>> blank = lambda places: np.zeros((len(places), 1, 4, 4))
+    >>> run = Subject("a", np.arange(2.0), [], None, {}, None, [(7, ""), (8, "")], blank)
+    >>> images_shown(run, run, Shared(np.array([0, 1]), np.array([0, 1])))[0]
+    [7, 8]
+    """
+    if not pairs or first.images is None or other.images is None:
+        return None
+    a, b = first.images(pairs.first[:SHOWN]), other.images(pairs.second[:SHOWN])
+    if a.ndim != 4 or a.shape != b.shape:
+        return None
+    items = [first.items[k] for k in pairs.first[:SHOWN]]
+    return [int(item[0] if isinstance(item, tuple) else item) for item in items], a, b  # type: ignore[call-overload]
 
 
 def activations_apart(first: Subject, other: Subject, pairs: Shared) -> tuple[pd.DataFrame, str]:

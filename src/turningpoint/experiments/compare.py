@@ -15,8 +15,8 @@ feature that all runs have read,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from ..statistics.onset import item_times, onsets
 from ..statistics.shift import shift
 from ..tracing import Trace
 from ..trajectories import SIDES
-from .apart import activations_apart, growth_apart, growth_on, images_apart
+from .apart import activations_apart, growth_apart, growth_on, images_apart, images_shown
 from .planning import differences
 from .subjects import Shared, Subject, labelled, shared, subject
 
@@ -81,6 +81,11 @@ class Comparison:
         ``run`` and the columns of `turningpoint.statistics.paired.difference`, of the run less the first; may be empty.
     notes : tuple of str
         What could not be compared, and why.
+    runs : DataFrame
+        A row per run: ``run``, ``model``, ``fingerprint``, ``items``, ``times``, the lowest and the highest log-SNR
+        ``low`` and ``high``, ``folder``, ``command``.
+    shown : mapping of label to (items, array (n, C, H, W), array (n, C, H, W))
+        The first few paired final images, of the first run and of another one; without those that are not paired.
     """
 
     labels: tuple[str, ...]
@@ -95,10 +100,12 @@ class Comparison:
     images: pd.DataFrame
     activations: pd.DataFrame
     notes: tuple[str, ...]
+    runs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    shown: Mapping[str, tuple[Sequence[int], np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables by name, without the empty ones."""
-        names = ("onsets", "shifts", "growth", "apart", "settings", "images", "activations")
+        names = ("runs", "onsets", "shifts", "growth", "apart", "settings", "images", "activations")
         found = {name: getattr(self, name) for name in names}
         return {name: table for name, table in found.items() if len(table)}
 
@@ -106,6 +113,7 @@ class Comparison:
         """The figures by name, each with the table it shows and with what a reader who cannot see it is told."""
         from ..figures.activity import activity_difference
         from ..figures.compare import difference, growth, onsets
+        from ..figures.pairs import pairs, pairs_table
 
         clock, first = self.schedule if self.one_clock else None, self.labels[0]
         runs = ", ".join(self.labels)
@@ -128,6 +136,11 @@ class Comparison:
                     part,
                     about,
                 )
+            if label in self.shown:
+                items, *both = self.shown[label]
+                images = dict(zip((first, label), both, strict=True))
+                about = f"Final images of the same items in {first} and {label}, and their difference"
+                found[f"images{name}"] = pairs(images, items), pairs_table(images, items), about
         return found
 
     def by_onset(self) -> list[str]:
@@ -156,6 +169,15 @@ class Comparison:
         from ..figures.save import save
 
         place = Path(folder)
+        paths = self.save_tables(place)
+        with sentences(place):
+            for name, (figure, table, _) in self.pictures().items():
+                paths += save(figure, table, place / "figures", name)
+        return paths
+
+    def save_tables(self, folder: str | Path) -> list[Path]:
+        """Write the tables alone, as `save` does."""
+        place = Path(folder)
         if (place / "manifest.json").exists():
             raise TurningpointError(f"out is {str(place)!r}, which holds a run; accepted: another folder.")
         with sentences(place):
@@ -163,8 +185,6 @@ class Comparison:
             paths = [place / f"{name}.csv" for name in self.tables()]
             for path, table in zip(paths, self.tables().values(), strict=True):
                 table.to_csv(path, index=False, lineterminator="\n")
-            for name, (figure, table, _) in self.pictures().items():
-                paths += save(figure, table, place / "figures", name)
         return paths
 
 
@@ -243,7 +263,25 @@ def compare(
         images=_stacked((o.label, images_apart(first, o, pairs)) for o, _, pairs in rest),
         activations=_stacked((label, table) for label, table, _ in layers),
         notes=tuple(notes),
+        runs=pd.DataFrame([_about(one) for one in subjects]),
+        shown={o.label: seen for o, _, pairs in rest if (seen := images_shown(first, o, pairs)) is not None},
     )
+
+
+def _about(one: Subject) -> dict[str, object]:
+    """A run's line in the table of runs."""
+    known = one.logsnr[np.isfinite(one.logsnr)]
+    return {
+        "run": one.label,
+        "model": one.settings.get("model", ""),
+        "fingerprint": one.settings.get("fingerprint", ""),
+        "items": len(one.items),
+        "times": len(one.logsnr),
+        "low": float(known.min()),
+        "high": float(known.max()),
+        "folder": one.about.get("folder", ""),
+        "command": one.about.get("command", ""),
+    }
 
 
 def _subjects(

@@ -149,7 +149,7 @@ def _labels(label: Any, own: np.ndarray | None, n: int, n_classes: int | None) -
     except (TypeError, ValueError):
         raise TurningpointError(f"label is {label!r}; accepted: a class index, or one per image.") from None
     if values.size not in (1, n):
-        raise TurningpointError(f"label holds {values.size} classes for {n} images.")
+        raise TurningpointError(f"label holds {values.size} classes for {n} images; accepted: one, or {n}.")
     return np.broadcast_to(whole.ravel(), n)
 
 

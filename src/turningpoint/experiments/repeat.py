@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,28 @@ import numpy as np
 from ..archive import spelled_out
 from ..diffusion.grid import Grid
 from ..errors import TurningpointError
+from ..measures import Measure, measure, takes
 from ..run import Run
 from ..simulation.walk import Record
+from ..tracing import Trace
+from ..trajectories import SIDES
 from .clone import clone
 from .generate import generate
+from .patch import patch
+from .trace import trace
 from .uturn import uturn
 
-EXPERIMENTS: dict[str, Callable[..., Run]] = {"uturn": uturn, "clone": clone, "generate": generate}
+EXPERIMENTS: dict[str, Callable[..., Run | Trace]] = {
+    "uturn": uturn,
+    "clone": clone,
+    "generate": generate,
+    "patch": patch,
+    "trace": trace,
+}
 
 
-def arguments_of(run: Run) -> dict[str, Any]:
-    """The arguments of `uturn`, `clone` or `generate` that make a run's walks, from its manifest and starting images.
+def arguments_of(run: Run | Trace) -> dict[str, Any]:
+    """The arguments of the experiment that make a run's walks, from its manifest and starting images.
 
     Raises
     ------
@@ -33,36 +44,84 @@ def arguments_of(run: Run) -> dict[str, Any]:
         raise TurningpointError("the run was merged from runs of several seeds; repeat those.")
     if settings.get("noise") is not None:
         raise TurningpointError("the run was made with noise from outside, which its manifest does not hold.")
-    if any(record["function"] is not None for record in settings["record"]):
+    if any(record["function"] is not None for record in settings.get("record", [])):
         raise TurningpointError("the run records a function, which its manifest does not hold.")
     grid = settings["grid"]
     sampler = dict(settings["sampler"])
-    conditions = spelled_out(axes)
-    labels = [c.get("label", -1) for c in conditions]
     arguments: dict[str, Any] = {
         "sampler": sampler.pop("name"),
         "steps": grid["steps"],
         "grid": Grid.from_config(grid),
         "seed": settings["seed"],
         "guidance": settings["guidance"],
+        "store": settings["store"],
+        "first_item": axes["first_item"],
+        **_told(spelled_out(axes)),
+        **sampler,
+    }
+    if isinstance(run, Trace):
+        return arguments | _of_trace(run)
+    if run.kind == "patch":
+        return arguments | _of_patch(settings["patch"], axes["items"])
+    if run.kind == "clone":
+        arguments |= {"n": axes["items"], "times": axes["times"], "copies": axes["replicates"]}
+        arguments |= {key: settings[key] for key in ("shared_noise", "renoise")}
+        return arguments | {"trajectories": bool(settings["record"])}
+    arguments["record"] = [Record(r["what"], tuple(r["times"]), r["name"]) for r in settings["record"]]
+    if run.kind == "uturn":
+        return arguments | {"images": run, "times": axes["times"], "replicates": axes["replicates"]}
+    return arguments | {"n": axes["items"]}
+
+
+def _told(conditions: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the items were told."""
+    labels = [c.get("label", -1) for c in conditions]
+    return {
         "label": labels if any(label >= 0 for label in labels) else None,
         "prompt": _texts(conditions, "prompt"),
         "negative_prompt": _texts(conditions, "negative_prompt"),
-        "record": [Record(r["what"], tuple(r["times"]), r["name"]) for r in settings["record"]],
-        "store": settings["store"],
-        **sampler,
     }
-    if run.kind == "uturn":
-        arguments |= {"images": run, "times": axes["times"], "replicates": axes["replicates"]}
-    else:
-        arguments |= {"n": axes["items"]}
-    if run.kind == "clone":
-        del arguments["record"]
-        arguments |= {"times": axes["times"], "copies": axes["replicates"]}
-        arguments |= {key: settings[key] for key in ("shared_noise", "renoise")}
-        arguments |= {"trajectories": bool(settings["record"])}
-    arguments |= {"first_item": axes["first_item"]}
-    return arguments
+
+
+def _of_patch(changes: Mapping[str, Any], items: int) -> dict[str, Any]:
+    """What was changed, and in what the donor differs."""
+    told = changes.get("donor")
+    donor = None
+    if told is not None:
+        donor = _told(spelled_out({"items": items, "condition": told["condition"]}))
+        donor |= {} if told["seed"] is None else {"seed": told["seed"]}
+    named = {"layer": changes["layers"], "window": changes["window"], "mode": changes["mode"]}
+    return named | {"n": items, "donor": donor}
+
+
+def _of_trace(run: Trace) -> dict[str, Any]:
+    """From where trajectories began, and what was read of them."""
+    settings, start = run.settings, run.settings["from"]
+    read = [run.store.attrs(f"readings/{name}") for name in run.measured()]
+    looked = settings["activations"]
+    found = {
+        "measures": [_measure(attrs, run.model) for attrs in read],
+        "of": [side for side in SIDES if any(side in attrs["sides"] for attrs in read)] or ["estimate"],
+        "activations": None if looked is None else looked["patterns"],
+        "keep": settings["keep"],
+        "every": settings["every"],
+    }
+    if start is None:
+        return found | {"generate": run.manifest["axes"]["items"]}
+    images = run.start_latents if run.store.has("start_latents") else run.start
+    return found | {"images": images.values, "from_time": start}
+
+
+def _measure(attrs: Mapping[str, Any], model: Any) -> Measure:
+    """A measure as it was asked for."""
+    asked = str(attrs["asked"])
+    try:
+        own = {key: value for key, value in attrs["settings"].items() if key in takes(asked)}
+        return measure(asked, model, **own)
+    except TurningpointError as error:
+        raise TurningpointError(
+            f"the trace was read by {asked!r}, which cannot be had from its manifest ({str(error).removesuffix('.')})."
+        ) from None
 
 
 def _texts(conditions: list[dict[str, Any]], name: str) -> list[str | None] | None:
@@ -70,12 +129,12 @@ def _texts(conditions: list[dict[str, Any]], name: str) -> list[str | None] | No
     return texts if any(text is not None for text in texts) else None
 
 
-def repeat(run: Run, out: str | Path | None = None, **machine: Any) -> tuple[Run, float]:
+def repeat(run: Run | Trace, out: str | Path | None = None, **machine: Any) -> tuple[Run | Trace, float]:
     """Simulate a run again.
 
     Parameters
     ----------
-    run : Run
+    run : Run or Trace
         What to repeat; its model must be the same to the last bit (its fingerprint is compared).
     out : path, optional
         The new run's folder.
@@ -84,7 +143,7 @@ def repeat(run: Run, out: str | Path | None = None, **machine: Any) -> tuple[Run
 
     Returns
     -------
-    Run, float
+    Run or Trace, float
         The new run, and the largest difference between the two runs' images (NaN gaps aside).
 
     Raises

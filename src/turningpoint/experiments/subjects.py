@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Subject:
         Gives the final images (n, ...) of the items at n places.
     activations : (array (N, T, L, S), layers, summaries), optional
         What the network's layers did.
+    about : mapping, optional
+        For readers: its ``folder`` and the ``command`` that made it.
     """
 
     label: str
@@ -67,6 +69,7 @@ class Subject:
     items: Sequence[Hashable]
     images: Callable[[np.ndarray], np.ndarray] | None = None
     activations: tuple[np.ndarray, Sequence[str], Sequence[str]] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -168,6 +171,7 @@ def subject(run: Trace | str | Path, label: str, side: str = "estimate") -> Subj
         list(zip(numbers, axes.get("image_digests", [""] * opened.items), strict=True)),
         lambda places: np.asarray(opened.images.isel(item=places).values),
         opened.activation_summaries(),
+        {"folder": str(opened.folder or ""), "command": str(opened.manifest.get("command") or "")},
     )
 
 

@@ -157,6 +157,7 @@ def trace(
     """
     setup = Setup(model, sampler, steps, grid, seed, guidance, device, sampler_settings, STEPS)
     check_store(store, setup.base.decoded_shape)
+    _check_sampler(setup.sampler)
     sides, kept = _among("of", of, SIDES), _among("keep", keep, KEPT)
     if not sides:
         raise TurningpointError(f"of is {of!r}; accepted: estimate, state, or both.")
@@ -193,9 +194,14 @@ def trace(
         raise TurningpointError(
             f"out is {str(out)!r}, which holds another run; these settings differ: {', '.join(differ)}."
         )
-    item = 4 * len(recorded) * math.prod(setup.base.shape) * (1 + ("state" in {*sides, *kept}))
+    alongs = [along for along, _ in reading]
+    records = _records(alongs, kept, recorded, probe)
+    followed = sum(record.what in SIDES for record in records)
+    item = 4 * len(recorded) * math.prod(setup.base.shape) * max(1, followed)
     chunk = max(1, min(CHUNK, n, UNIT // item))
     with run_store.exclusive():
+        if run_store.has("done"):  # workers that read other things share the arrays, and their chunks
+            chunk = run_store.array("done").chunks[0]
         _lay_out(run_store, setup, n, recorded, chunk, store, kept)
         lay_out_conditions(run_store, conditions, _told(conditions, own), chunk)
         if starting is not None and not (run_store.has("start") and run_store.attrs("start").get("written")):
@@ -204,8 +210,6 @@ def trace(
             lay_out_activations(run_store, probe, n, len(recorded), chunk)
         for along, about in reading:
             along.lay_out(run_store, n, len(recorded), chunk, about)
-    alongs = [along for along, _ in reading]
-    records = _records(alongs, kept, recorded, probe)
     engine = setup.engine(batch, noise)
     engine.probe = probe
     engine.scratch = _scratch(run_store, item * (min(batch, n) + chunk) > IN_MEMORY or "activations" in kept)
@@ -223,8 +227,33 @@ def trace(
 
     flags = ["done", *(f"{along.group}/done" for along in alongs)]
     with shown(progress, "trajectories") as bar:
-        simulate(run_store, units, engine, (), bar, also, flags)
+        try:
+            simulate(run_store, units, engine, (), bar, also, flags)
+        except KeyError:
+            _check_undisturbed(run_store, alongs)
+            raise
     return Trace(run_store, setup.base)
+
+
+def _check_sampler(sampler: Sampler) -> None:
+    """Raise if the denoiser is asked at other times than those of the grid, under which estimates are kept."""
+    churn = getattr(sampler, "churn", 0)
+    if churn:
+        raise TurningpointError(
+            f"churn is {churn:g}, with which the estimate at a time is made at more noise than that; accepted for a "
+            "trace: 0."
+        )
+
+
+def _check_undisturbed(store: Store, alongs: Sequence[Along]) -> None:
+    """Raise if another process has begun to read a measure of ours with other settings, and removed what we read."""
+    for along in alongs:
+        known = store.attrs(along.group) if store.has(along.group) else {}
+        if any(known.get(key) != value for key, value in along.identity().items()):
+            raise TurningpointError(
+                f"measure is {along.one.name!r}, which another process now reads with other settings in the same "
+                "folder; accepted: one after the other, or another folder."
+            )
 
 
 def _among(argument: str, given: str | Sequence[str], accepted: Sequence[str]) -> tuple[str, ...]:
@@ -251,6 +280,8 @@ def _beginning(
         raise TurningpointError("images and generate are both given; accepted: one of them.")
     if from_time is None:
         raise TurningpointError("images are given without from_time; accepted: a time t in (0, 1].")
+    if not 0 < from_time <= 1:
+        raise TurningpointError(f"from_time is {from_time:g}; accepted: a time t in (0, 1].")
     (start,) = turn_times(setup.schedule, [float(from_time)])
     starting = starting_images(images, setup.base, None if items is None else whole("items", items))
     return start, starting, len(starting)
@@ -381,6 +412,7 @@ def _write(
     batch: int,
 ) -> None:
     """Read the trajectories of a unit, and write what was read and what is kept."""
+    _check_undisturbed(store, alongs)
     needed = {side for along in alongs for side in (*along.sides, *(("state",) if along.paired else ()))}
     paths = {side: [f.values[side] for f in finished] for side in SIDES if side in needed}
 

@@ -100,13 +100,7 @@ def verdicts(
         raise TurningpointError(
             f"association has no column {missing[0]!r}; accepted: a trace's table with {', '.join(needed)}."
         )
-    watched = list(dict.fromkeys(str(name) for name in association["layer"]))
-    ours = [name for name in watched if any(_within(name, layer) for layer in layers)]
-    if not ours:
-        raise TurningpointError(
-            f"layer is {', '.join(layers)}, of which the trace's table says nothing; accepted: layers that it has "
-            f"watched, such as {', '.join(watched[:3]) or 'none'}."
-        )
+    ours = check_watched(association, layers)
     low, high = sorted(window)
     sure = (
         association["significant"].astype(bool) if "significant" in association else association["q"] <= LEVEL
@@ -127,6 +121,24 @@ def verdicts(
     size = table["r"].abs().fillna(table["moved"])
     order = np.lexsort((-size.to_numpy(float), rank.to_numpy(float)))
     return table.iloc[order].reset_index(drop=True)
+
+
+def check_watched(association: pd.DataFrame, layers: Sequence[str]) -> list[str]:
+    """Those layers of a trace's table that are among ``layers`` or in them.
+
+    Raises
+    ------
+    TurningpointError
+        If there are none.
+    """
+    watched = list(dict.fromkeys(str(name) for name in association["layer"]))
+    ours = [name for name in watched if any(_within(name, layer) for layer in layers)]
+    if not ours:
+        raise TurningpointError(
+            f"layer is {', '.join(layers)}, of which the trace's table says nothing; accepted: layers that it has "
+            f"watched, such as {', '.join(watched[:3]) or 'none'}."
+        )
+    return ours
 
 
 def summary_of_verdicts(table: pd.DataFrame, effects: pd.DataFrame, window: tuple[float, float]) -> str:

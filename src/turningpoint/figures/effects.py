@@ -32,9 +32,7 @@ MOST = 60
 LEVEL = 0.05
 
 
-def effects(
-    table: pd.DataFrame, predicted: Sequence[str] = (), elsewhere: Sequence[str] = ()
-) -> Figure:
+def effects(table: pd.DataFrame, predicted: Sequence[str] = (), elsewhere: Sequence[str] = ()) -> Figure:
     """A row per feature, coloured by its group; shift on the left, moved beside it, and with a donor how far to it.
 
     The reader should see which features the change drives (dots away from zero; a hollow one has q above 0.05), which

@@ -10,7 +10,21 @@ import pandas as pd
 
 from ..diffusion.schedule import Schedule
 from ..errors import TurningpointError
-from .style import FAINT, INK, MUTED, PALETTE, WIDTH, brief, clock_name, clocks, direction, groups, mix, style
+from .style import (
+    FAINT,
+    INK,
+    MUTED,
+    PALETTE,
+    WIDTH,
+    brief,
+    clock_name,
+    clocks,
+    direction,
+    groups,
+    inches_wide,
+    mix,
+    style,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +38,8 @@ MOST = 7
 """Curves in one of several panels."""
 COLUMNS, HEIGHT, LABEL = 2, 2.3, 0.145
 """Panels in a row; inches of a row of panels and of a curve's name."""
+BESIDE = 1.5
+"""Inches of a panel's title that leave room for the clock's name beside it."""
 ROW, FRAME = 0.2, 1.15
 """Inches: of a feature's row in the map, and what its axes' words need."""
 NEAR = (-0.2, 1.3)
@@ -73,13 +89,13 @@ def overlay(curves: pd.DataFrame, onsets: pd.DataFrame, schedule: Schedule) -> F
             axes = grid.flat[place]
             axes.set_xlim(low - margin, high + margin)
             _frame(axes, title, shown[shown["feature"].isin(names)])
-            axes.set_title(
-                f"top: {clock_name(schedule)}", loc="right", color=MUTED, pad=17, size=7, weight="normal"
-            )
+            clock = f"top: {clock_name(schedule)}"
+            if columns == 1 or inches_wide(title, 8.5, "bold") < BESIDE:
+                axes.set_title(clock, loc="right", color=MUTED, pad=17, size=7, weight="normal")
             inches = tall - 0.75
             for k, name in enumerate(names):
                 _curve(axes, k, shown[shown["feature"] == name], onsets[onsets["feature"] == name], inches)
-            clocks(axes, schedule, (low, high), gap=0.13 if columns > 1 else 0.08)
+            clocks(axes, schedule, (low, high), gap=0.2 if columns > 1 else 0.08)
             if place + columns >= len(panels):
                 direction(axes)
             if place % columns == 0:

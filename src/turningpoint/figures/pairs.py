@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import TurningpointError
-from .heat import diverging
-from .style import FAINT, MUTED, WIDTH, fitted, inches_wide, number, style
+from .heat import diverging, short
+from .style import FAINT, MUTED, WIDTH, inches_wide, number, style
 from .thumbnails import inches, place, spaced, thumbnail
 
 if TYPE_CHECKING:
@@ -55,11 +55,12 @@ def pairs(variants: Mapping[str, np.ndarray], items: Sequence[int]) -> Figure:
     reach = max(FAINTEST, float(np.quantile(known, 0.99)) if len(known) else FAINTEST)
     shades = diverging()
     rows = [*names, "difference", "distance"]
-    side = max(_wide(name) for name in rows) + 0.1
-    longest = min(LARGEST, (WIDTH - side - 2 * MARGIN) / (1.16 * max(n, 6)))
+    side = max(inches_wide(_named(name), 7) for name in rows) + 0.1
+    room = (WIDTH - side - 2 * MARGIN) / max(n, 6)
+    longest = min(LARGEST, room / 1.16, room - 0.085)  # see `spaced`
     width, height = (longest * pixels / max(size) for pixels in (size[1], size[0]))
     step, fall = spaced(width), spaced(height)
-    across = max(MARGIN + side + step * n, 3.4)
+    across = max(2 * MARGIN + side + step * n, 3.4)
     down = HEAD + fall * (len(names) + 1) + FOOT
     with style():
         figure = Figure(figsize=(across, down))
@@ -75,10 +76,10 @@ def pairs(variants: Mapping[str, np.ndarray], items: Sequence[int]) -> Figure:
             box = (left, HEAD + len(names) * fall, width, height)
             place(axes, (255 * colors[..., :3]).round().astype(np.uint8), box, FAINT)
             below = HEAD + (len(names) + 1) * fall
-            axes.text(middle, below, number(row["share"]), ha="center", va="top", size=6.5)
+            axes.text(middle, below, short(float(row["share"])), ha="center", va="top", size=6.5)
         for r, name in enumerate(rows[:-1]):
             y = HEAD + r * fall + height / 2
-            axes.text(MARGIN + side - 0.09, y, fitted(name, NAMES, 7), ha="right", va="center", size=7)
+            axes.text(MARGIN + side - 0.09, y, _named(name), ha="right", va="center", size=7)
         axes.text(MARGIN + side - 0.09, HEAD - 0.06, "item", ha="right", va="bottom", size=6.5, color=MUTED)
         below = HEAD + (len(names) + 1) * fall
         axes.text(MARGIN + side - 0.09, below, "distance", ha="right", va="top", size=7)
@@ -109,13 +110,21 @@ def pairs_table(variants: Mapping[str, np.ndarray], items: Sequence[int]) -> pd.
     [0.5, 0.5, 0.5]
     """
     shapes = [np.shape(images) for images in variants.values()]
-    if len(shapes) < 2 or len(set(shapes)) > 1 or len(shapes[0]) != 4 or len(items) != shapes[0][0] or not len(items):
+    if (
+        len(shapes) < 2
+        or len(set(shapes)) > 1
+        or len(shapes[0]) != 4
+        or len(items) != shapes[0][0]
+        or not len(items)
+    ):
         raise TurningpointError(
             f"variants have shapes {', '.join(map(str, shapes)) or 'none'} for {len(items)} items; accepted: two or "
             "more of the same (N, C, H, W)."
         )
     n = min(len(items), MOST)
-    first, second = (np.asarray(images, dtype=float)[:n].reshape(n, -1) for images in list(variants.values())[:2])
+    first, second = (
+        np.asarray(images, dtype=float)[:n].reshape(n, -1) for images in list(variants.values())[:2]
+    )
     distance = np.sqrt(((second - first) ** 2).mean(1))
     others = [float(np.sqrt(((first[i] - first[j]) ** 2).mean())) for i in range(n) for j in range(i)]
     strangers = float(np.median(others)) if others else np.nan
@@ -123,5 +132,11 @@ def pairs_table(variants: Mapping[str, np.ndarray], items: Sequence[int]) -> pd.
     return pd.DataFrame({"item": [int(item) for item in items[:n]], "distance": distance, "share": share})
 
 
-def _wide(name: str) -> float:
-    return inches_wide(fitted(name, NAMES, 7), 7)
+def _named(name: str) -> str:
+    """A variant's name, or the end of one that is too long: that is where runs' names differ."""
+    line = " ".join(name.split())
+    kept = line
+    while inches_wide(kept, 7) > NAMES and len(line) > 1:
+        line = line[1:]
+        kept = f"…{line}"
+    return kept

@@ -89,11 +89,11 @@ def scales(side: int) -> tuple[float, ...]:
 
 def _means(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Means over the image of l c and of c, each (B, C)."""
-    moments = torch.stack([a, b, a * b, (a * a).addcmul_(b, b)])
     reach = min(REACH, (min(a.shape[2:]) - 1) // 2)
-    mean_a, mean_b, products, powers = _averaged(moments, reach).unbind()
+    moments = (a, b, a * b, (a * a).addcmul_(b, b))
+    mean_a, mean_b, products, powers = (_averaged(moment, reach) for moment in moments)
     product, power = mean_a * mean_b, mean_a.square().addcmul_(mean_b, mean_b)
-    structure = (products - product).mul_(2).add_(_C2).div_((powers - power).add_(_C2))
+    structure = products.sub_(product).mul_(2).add_(_C2).div_(powers.sub_(power).add_(_C2))
     similarity = product.mul_(2).add_(_C1).div_(power.add_(_C1)).mul_(structure)
     return similarity.mean((2, 3)), structure.mean((2, 3))
 
@@ -105,9 +105,13 @@ def _averaged(x: Tensor, reach: int) -> Tensor:
     """
     window, step = _window(reach).to(x.device), TILE + 2 * reach
     across = [x[..., k : k + step] for k in range(0, x.shape[-1] - 2 * reach, TILE)]
-    x = torch.cat([tile @ window[: (n := tile.shape[-1]), : n - 2 * reach] for tile in across], -1)
+    x = _beside([tile @ window[: (n := tile.shape[-1]), : n - 2 * reach] for tile in across], -1)
     down = [x[..., k : k + step, :] for k in range(0, x.shape[-2] - 2 * reach, TILE)]
-    return torch.cat([window[: (n := tile.shape[-2]), : n - 2 * reach].T @ tile for tile in down], -2)
+    return _beside([window[: (n := tile.shape[-2]), : n - 2 * reach].T @ tile for tile in down], -2)
+
+
+def _beside(tiles: list[Tensor], axis: int) -> Tensor:
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles, axis)
 
 
 @lru_cache(maxsize=8)

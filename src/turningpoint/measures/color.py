@@ -50,10 +50,11 @@ def root_histogram(images: Tensor, bins: int) -> Tensor:
     >>> root_histogram(torch.tensor([-5.0, -1.0, -0.6, 0.9]).reshape(1, 1, 2, 2), 4) ** 2
     tensor([[[0.7500, 0.0000, 0.0000, 0.2500]]])
     """
-    values = images.flatten(2)
-    index = ((values.clamp(-1, 1) + 1) * (bins / 2)).long().clamp(max=bins - 1)
-    counts = values.new_zeros(*values.shape[:2], bins).scatter_add_(2, index, torch.ones_like(values))
-    return (counts / values.shape[2]).sqrt()
+    values = images.flatten(2).flatten(0, 1)
+    index = values.clamp(-1, 1).add_(1).mul_(bins / 2).int().clamp_(max=bins - 1)
+    index += bins * torch.arange(len(values), dtype=torch.int32, device=values.device)[:, None]
+    counts = torch.bincount(index.flatten(), minlength=bins * len(values)).to(values)
+    return (counts / values.shape[1]).sqrt().reshape(*images.shape[:2], bins)
 
 
 @MEASURES.add("color")

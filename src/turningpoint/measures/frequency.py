@@ -300,7 +300,7 @@ class Banded(Looking):
         images = pictures(images, self.name)
         spectrum = torch.fft.rfft2(images, norm="ortho").flatten(2)
         amplitudes = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag).sqrt_()
-        places = self.bands.places(*images.shape[2:], images.device)
+        places = self.bands.places(images.shape[2], images.shape[3], images.device)
         return {"spectrum": spectrum, "amplitudes": amplitudes, "places": places}
 
 

@@ -98,7 +98,10 @@ class Gain(Looking):
 
     def look(self, images: Tensor) -> dict[str, Any]:
         images = pictures(images, self.name)
-        return {"spectrum": torch.fft.rfft2(images, norm="ortho").flatten(2), "shape": tuple(images.shape)}
+        return {
+            "spectrum": torch.fft.rfft2(images, norm="ortho").flatten(2),
+            "shape": tuple(images.shape[1:]),
+        }
 
     def told(self, seen: Look) -> dict[str, Tensor]:
         del seen
@@ -106,13 +109,14 @@ class Gain(Looking):
 
     def compared(self, first: Look, second: Look) -> dict[str, Tensor]:
         """The moments of states and of their estimates, each (B,)."""
+        state, estimate, (channels, height, width) = first["spectrum"], second["spectrum"], first["shape"]
         if first["shape"] != second["shape"]:
+            of_state, of_estimate = (len(state), *first["shape"]), (len(estimate), *second["shape"])
             raise TurningpointError(
-                f"measure is {self.name!r}, but states have shape {first['shape']} and estimates {second['shape']}; "
+                f"measure is {self.name!r}, but states have shape {of_state} and estimates {of_estimate}; "
                 "accepted: one shape."
             )
-        state, estimate, (_, channels, *size) = first["spectrum"], second["spectrum"], first["shape"]
-        places = self.bands.places(*size, state.device)
+        places = self.bands.places(height, width, state.device)
         modes = channels * places.counts
         cross = by_band("cross", places.sums(inner_products(estimate, state)) / modes)
         return cross | by_band("input", places.sums(inner_products(state, state)) / modes)

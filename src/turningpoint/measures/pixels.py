@@ -60,7 +60,8 @@ def luminance(images: Tensor) -> Tensor:
     """
     if images.shape[1] != len(LUMA):
         return images.mean(1)
-    return torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))
+    red, green, blue = images.unbind(1)
+    return torch.mul(red, LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def variance(values: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ A page is self-contained: it loads nothing and opens offline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,24 @@ def saved(drawn: Mapping[str, Picture], folder: Path) -> dict[str, str]:
         svg = save(figure, table, folder, name)[0].read_text(encoding="utf-8")
         elements[name] = inline(svg, name, about)
     return elements
+
+
+def joined(names: Sequence[str]) -> str:
+    """Names as a reader lists them.
+
+    >>> joined(["a", "b", "c"])
+    'a, b and c'
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def small(p: float) -> str:
+    """A p-value in few letters.
+
+    >>> small(0.12345), small(0.0001234), small(float("nan"))
+    ('0.12', '0.0001', '–')
+    """
+    return "–" if math.isnan(p) else f"{p:.2g}" if p >= 0.01 else f"{p:.1g}"
 
 
 def flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:

@@ -12,10 +12,10 @@ go on later, so nothing is simulated twice.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from ..diffusion.sampler import Sampler, Step
 from ..errors import SimulationError
 from .batches import out_of_memory
 from .noise import Noise
+from .scratch import Scratch
 from .walk import FromImage, FromNoise, FromState, FromTrunk, Record, Walk
 
 SMALLEST_BATCH = 2
@@ -136,6 +137,7 @@ class Engine:
     ) -> None:
         self.model, self.sampler, self.noise = model, sampler, noise
         self.probe, self.scratch = probe, scratch
+        self._on_disk: Scratch | None = None
         self._seen: dict[str, Tensor] = {}
         self.batch, self.device = max(SMALLEST_BATCH, int(batch)), torch.device(device)
         self.calls = self.evaluations = self.steps = 0
@@ -377,7 +379,7 @@ class Engine:
             # the last time stands for the data wherever it lies
             ended = path.position == len(path.walk.times) - 1
             for record in wanted:
-                for k in _places(record, path.t, ended):
+                for k in _places(record.times, path.t, ended):
                     if record.function is not None:
                         row = record.function(values[i : i + 1])[0].cpu().numpy()
                     else:
@@ -393,16 +395,16 @@ class Engine:
         kind = like.dtype if np.issubdtype(like.dtype, np.floating) else np.dtype(np.float32)
         if self.scratch is None or record.function is not None:
             return np.full(shape, np.nan, kind)
-        with tempfile.TemporaryFile(dir=self.scratch) as file:
-            rows = np.memmap(file, kind, "w+", shape=shape)
-        rows[:] = np.nan
-        return rows
+        if self._on_disk is None:
+            self._on_disk = Scratch(self.scratch)
+        return self._on_disk.full(shape, np.nan, kind)
 
 
-def _places(record: Record, t: float, ended: bool) -> Sequence[int]:
+@lru_cache(maxsize=4096)
+def _places(times: tuple[float, ...], t: float, ended: bool) -> Sequence[int]:
     """Which of a record's times a walk has reached."""
-    times = np.asarray(record.times)
-    return np.flatnonzero((np.abs(times - t) < SAME_TIME) | (ended & (times == 0))).tolist()
+    at = np.asarray(times)
+    return np.flatnonzero((np.abs(at - t) < SAME_TIME) | (ended & (at == 0))).tolist()
 
 
 def _stack(path: _Path, final: np.ndarray, device: torch.device) -> dict[str, np.ndarray]:

@@ -316,7 +316,7 @@ class Probe:
                 maps[active, place] = _together([call.tables[name][1] for name in ran])
         attending = [name for name in ran if call.entropies[name]]
         if attending:
-            means = _together([torch.stack(call.entropies[name]).mean(0) for name in attending])
+            means = _together([torch.stack(call.entropies[name]).nanmean(0) for name in attending])
             place = torch.tensor([self.layers.index(name) for name in attending])
             numbers[active, place, self.summaries.index("entropy")] = means[call.active]
         found = {"activations": numbers} | ({"maps": maps} if size else {})

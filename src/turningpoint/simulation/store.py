@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
-from zarr.errors import ContainsGroupError
+from zarr.errors import ContainsArrayError, ContainsGroupError
 from zarr.storage import LocalStore, MemoryStore
 
 from ..errors import SimulationError, TurningpointError
@@ -192,16 +192,19 @@ class Store:
                     array.resize(tuple(max(a, b) for a, b in zip(array.shape, shape, strict=True)))
                 return array
             fill = np.nan if np.issubdtype(np.dtype(dtype), np.floating) else 0
-            return self.group.create_array(
-                name,
-                shape=tuple(shape),
-                chunks=tuple(max(1, c) for c in chunks),
-                dtype=dtype,
-                fill_value=fill,
-                dimension_names=list(dims),
-                attributes=dict(attrs or {}),
-                config={"write_empty_chunks": True},
-            )
+            try:
+                return self.group.create_array(
+                    name,
+                    shape=tuple(shape),
+                    chunks=tuple(max(1, c) for c in chunks),
+                    dtype=dtype,
+                    fill_value=fill,
+                    dimension_names=list(dims),
+                    attributes=dict(attrs or {}),
+                    config={"write_empty_chunks": True},
+                )
+            except ContainsArrayError:  # another process made it between the look and the making
+                return cast(zarr.Array, self.group[name])
 
     def write(self, name: str, values: np.ndarray, region: Sequence[Index] = ()) -> None:
         """Write ``values`` into a region of an array; the region's missing trailing axes are whole."""

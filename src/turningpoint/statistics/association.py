@@ -339,15 +339,19 @@ def _permuted(
         codes[group] = code
     places = np.concatenate(members)
     generator = np.random.default_rng(seed)
-    chunk = max(1, BLOCK // max(rows * columns, n * columns))
+    chunk = max(1, BLOCK // max(rows * columns, n * min(rows, columns)))
     for first in range(0, permutations, chunk):
         count = min(chunk, permutations - first)
         drawn = np.empty((count, n), dtype=np.intp)
         drawn[:, places] = np.argsort(generator.random((count, n)) + codes, axis=1)
+        if rows < columns:  # a moved one way is f moved the other way, and there is less of it to move
+            drawn = np.argsort(drawn, axis=1)
         best = np.zeros((rows, columns, count))
         for w in range(windows):
-            shuffled = f[w][:, drawn].reshape(columns * count, n)
-            np.maximum(best, np.abs(a[w] @ shuffled.T).reshape(best.shape), out=best)
+            fixed, moved = (f[w], a[w]) if rows < columns else (a[w], f[w])
+            shuffled = moved.take(drawn, axis=1).reshape(len(moved) * count, n)
+            found = np.abs(fixed @ shuffled.T).reshape(len(fixed), len(moved), count)
+            np.maximum(best, found.swapaxes(0, 1) if rows < columns else found, out=best)
         ranked = best.reshape(-1, count)[tested[order]]
         own += (ranked >= falling).sum(1)
         largest += (np.maximum.accumulate(ranked[::-1], axis=0)[::-1] >= falling).sum(1)
