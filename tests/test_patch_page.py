@@ -165,14 +165,14 @@ def _run(mode="ablate", layers=("mid_block",)):
 @pytest.mark.parametrize(
     ("predicted", "said"),
     [
-        ([("s.a", 0.9, -2.0), ("s.b", 0.8, -2.0)], "Of 2 that the layer’s activity predicts at these times, 1 does change, 1 does not: b."),
-        ([("s.b", 0.8, -2.0), ("s.c", 0.7, -1.0)], "none changes: b and c."),
-        ([("s.b", 0.8, -2.0)], "Of 1 that the layer’s activity predicts at these times, it does not change: b."),
-        ([("s.a", 0.8, -2.0)], "Of 1 that the layer’s activity predicts at these times, it does change."),
-        ([("s.b", 0.8, 5.0)], "Of 1 that the layer’s activity predicts at other times, it does not change: b."),
+        ([("s.a", 0.9, -2.0), ("s.b", 0.8, -2.0)], "2 that # at these times, 1 does change, 1 does not: b."),
+        ([("s.b", 0.8, -2.0), ("s.c", 0.7, -1.0)], "2 that # at these times, none changes: b and c."),
+        ([("s.b", 0.8, -2.0)], "1 that # at these times, it does not change: b."),
+        ([("s.a", 0.8, -2.0)], "1 that # at these times, it does change."),
+        ([("s.b", 0.8, 5.0)], "1 that # at other times, it does not change: b."),
         ([("s.z", 0.8, -2.0)], "The layer’s activity predicts none of them."),
     ],
-)  # fmt: skip
+)
 def test_the_answer_says_what_was_predicted_and_did_not_change(predicted, said):
     table = _effects(["s.a", "s.b", "s.c"], q=[0.001, 0.7, 0.7])
     run = _run()
@@ -181,7 +181,7 @@ def test_the_answer_says_what_was_predicted_and_did_not_change(predicted, said):
     words = answer(run, found)
     assert words.startswith("Setting mid_block to zero in ")
     assert "changes 1 of 3 features of the final images." in words
-    assert said in words
+    assert said.replace("#", "the layer’s activity predicts") in words
 
 
 def test_the_answer_says_whether_what_was_predicted_moved_farther():

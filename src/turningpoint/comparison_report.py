@@ -84,7 +84,10 @@ def _shifted(found: Comparison, label: str) -> str:
         return f"{head}no onset can be compared with {found.labels[0]}’s."
     sure = tested[tested["q"] <= LEVEL]
     if sure.empty:
-        return f"{head}none of {len(tested)} features grows by half at another time than in {found.labels[0]} (q ≤ 0.05)."
+        return (
+            f"{head}none of {len(tested)} features grows by half at another time than in {found.labels[0]} "
+            "(q ≤ 0.05)."
+        )
     words = (
         f"{head}{len(sure)} of {len(tested)} features {'grows' if len(sure) == 1 else 'grow'} by half at another time "
         f"than in {found.labels[0]} (q ≤ 0.05)"
@@ -171,6 +174,6 @@ def _layers(found: Comparison, label: str) -> str:
         return f"{counted}."
     far = sure.iloc[int(sure["standardised"].abs().to_numpy(float).argmax())]
     return (
-        f"{counted}; most surely the {far['summary']} of {far['layer']} at log-SNR {number(float(far['logsnr']))}: "
-        f"{short(float(far['b']))}, in {found.labels[0]} {short(float(far['a']))}."
+        f"{counted}; most surely the {far['summary']} of {far['layer']} at log-SNR {number(float(far['logsnr']))}, by "
+        f"{short(float(far['difference']))} from {short(float(far['a']))} in {found.labels[0]}."
     )

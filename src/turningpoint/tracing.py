@@ -151,6 +151,10 @@ class Trace(Trajectories):
 
     def _variances(self, measure: str, about_mean: bool = True) -> list[np.ndarray]:
         """The variances of the modes of each band: of the model's distribution, or else of the final images."""
+        if measure not in self.measured():
+            raise TurningpointError(
+                f"the trace has not read {measure!r}; give measures={measure!r} (--with {measure}) to trace."
+            )
         told = self.store.attrs(f"readings/{measure}")["settings"]
         try:
             model: Any = self.model

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from .archive import Archive
-from .errors import TurningpointError
+from .errors import TurningpointError, one_of
 from .statistics.growth import Series
 
 SIDES = ("estimate", "state")
@@ -112,8 +112,11 @@ class Trajectories(Archive):
         return Series(feature, about["label"], kind, about["unit"], values, final, about.get("absent"))
 
     def all_series(self, features: Sequence[str] | None = None, side: str = "estimate") -> list[Series]:
-        """Several readings, by default all of the side."""
-        chosen = list(features or self.features(side))
+        """Several readings, each once, by default all of the side."""
+        if side not in SIDES:
+            raise one_of("side", side, SIDES)
+        named = [features] if isinstance(features, str) else features
+        chosen = list(dict.fromkeys(named or self.features(side)))
         if not chosen:
             raise TurningpointError(
                 f"the trace has no readings of the {side}; give measures= (--with) to trace."

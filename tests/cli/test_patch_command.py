@@ -102,8 +102,21 @@ def test_one_image_has_no_others_and_leaves_no_folder(command, tmp_path):
 
 
 def test_a_layer_that_the_trace_has_not_watched_is_told_before_the_patch_is_made(command, tmp_path):
-    tp.trace("digits", 8, measures="color", steps=3, activations="mid_block", out=tmp_path / "t", progress=None)
-    arguments = ["--layer", "up_blocks.0", "--window", "0.1:0.9", "--generate", 2, "--steps", 2, "--beside", "t"]
+    tp.trace(
+        "digits", 8, measures="color", steps=3, activations="mid_block", out=tmp_path / "t", progress=None
+    )
+    arguments = [
+        "--layer",
+        "up_blocks.0",
+        "--window",
+        "0.1:0.9",
+        "--generate",
+        2,
+        "--steps",
+        2,
+        "--beside",
+        "t",
+    ]
     status, _, err = command("patch", "digits", *arguments, "--out", "a")
     assert status == 2
     assert "layer is up_blocks.0, of which the trace's table says nothing" in _sentence(err)
@@ -112,7 +125,10 @@ def test_a_layer_that_the_trace_has_not_watched_is_told_before_the_patch_is_made
 
 @pytest.mark.parametrize("line", ["windows a", "measure a", "check a", "merge a a --out b"])
 def test_commands_for_images_that_came_back_refuse_a_patch(line, command):
-    assert command("patch", "digits", *LAYER, "--generate", 2, "--steps", 2, "--with", "color", "--out", "a")[0] == 0
+    assert (
+        command("patch", "digits", *LAYER, "--generate", 2, "--steps", 2, "--with", "color", "--out", "a")[0]
+        == 0
+    )
     status, _, err = command(*line.split())
     assert status == 2
     assert "run is 'a', which holds a patch" in _sentence(err)

@@ -127,13 +127,25 @@ def test_a_word_of_the_prompt_against_its_absence(tmp_path, command):
 def test_a_table_in_a_narrow_terminal_loses_no_digit(width, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("FORCE_COLOR", "1")
-    columns = ["feature", "half grown", "half of the samples", "settled", "half of the samples", "onset (t)", "note"]
-    interval, spread, note = "-5.61 [-5.85, -5.41]", "-6.11 to -5.15", "half there at the first time: 31 of 64 items"
+    columns = [
+        "feature",
+        "half grown",
+        "half of the samples",
+        "settled",
+        "half of the samples",
+        "onset (t)",
+        "note",
+    ]
+    interval, spread, note = (
+        "-5.61 [-5.85, -5.41]",
+        "-6.11 to -5.15",
+        "half there at the first time: 31 of 64 items",
+    )
     rows = [["structure.edge_strength", interval, spread, interval, spread, "0.746", note]]
     print_table("Onsets", columns, rows, spare=["half of the samples"])
     printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
     assert "…" not in printed
-    assert max(map(len, printed.splitlines()[:-1])) <= width
+    assert max(map(len, printed.partition("structure.edge_strength: ")[0].splitlines())) <= width
     assert printed.count("-5.85,") == printed.count("-5.41]") == 2
     assert width == 80 or printed.count(interval) == 2  # there cells are broken
     assert ("half of the samples" in printed) == (width == 200)
@@ -148,7 +160,7 @@ def test_a_table_in_a_narrow_terminal_loses_no_digit(width, capsys, monkeypatch)
             "trace digits --generate 2 --steps 2 --with color --activations mid_block --within class --out a",
             "within is 'class', which is not read; accepted: a category of one of color",
         ),
-        ("trace digits --generate 2 --steps 2 --images b --from 0 --out a", "from_time is 0; accepted"),
+        ("trace digits --steps 2 --images b --from 0 --out a", "from_time is 0; accepted"),
     ],
 )
 def test_what_follows_the_simulation_is_checked_before_it(line, said, command, tmp_path):
@@ -168,3 +180,13 @@ def test_a_feature_named_twice_has_one_row(command, traced):
     status, out, _ = command("onset", traced, "--features", "class,class")
     assert status == 0
     assert len(re.findall(r"^ class\b", out, re.MULTILINE)) == 1
+
+
+def test_who_interrupts_is_told_that_what_is_done_is_kept(command, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("turningpoint.cli.trace.run_trace", interrupted)
+    status, _, complaint = command("trace", "digits", "--generate", 2, "--steps", 2, "--out", "a")
+    assert status == 130
+    assert "the same command continues" in complaint

@@ -158,6 +158,12 @@ def test_only_what_all_runs_have_read_alike_is_compared(refuses):
     found = compare(first, replace(other, series=relabelled))
     assert found.features == ("b",)
     assert any("a is left out: it is not the same in all runs (a and another band)" in n for n in found.notes)
+    otherwise = [replace(other.series[0], absent=2.5), other.series[1]]
+    found = compare(first, replace(other, series=otherwise))
+    assert found.features == ("b",)
+    assert any("a is left out" in n and "absent at 2.5" in n for n in found.notes)
+    with refuses("no feature in common: a is left out: it is not the same in all runs"):
+        compare(replace(first, series=first.series[:1]), replace(other, series=relabelled[:1]))
     more = replace(other, series=[*other.series, replace(other.series[0], feature="c")])
     assert "not read in all runs: c" in compare(first, more).notes
     assert compare(first, other, features=["b", "b"]).features == ("b",)

@@ -88,6 +88,13 @@ class TestWhatItPasses:
                         found["final"].values, of_final[reading.name], rtol=1e-5, atol=1e-5
                     )
 
+    def test_a_feature_is_named_alone_or_twice_and_a_side_is_one_of_two(self, kept, refuses):
+        feature = kept.features()[0]
+        for named in (feature, [feature, feature]):
+            assert [one.feature for one in kept.all_series(named)] == [feature]
+        with refuses("side is 'final'; accepted: estimate, state"):
+            kept.onsets(side="final")
+
     def test_long_vectors_leave_their_distance_only(self, kept):
         arrays = set(kept.store.dataset("readings/frequency").data_vars)
         assert {"estimate_away.band2", "state_away.band2"} <= arrays
@@ -193,6 +200,15 @@ class TestGoingOn:
         assert len(run.bands()) == 4
         assert len(run.gain().half[0]) == 4
 
+    def test_another_side_is_added_to_the_one_that_was_read(self, model, tmp_path):
+        first = tp.trace(model, 2, measures="color", steps=3, out=tmp_path / "a", **QUIET)
+        before = first.series("color.contrast").values
+        both = tp.trace(model, 2, measures="color", of="state", steps=3, out=tmp_path / "a", **QUIET)
+        assert both.sides("color.contrast") == ("estimate", "state")
+        np.testing.assert_allclose(both.series("color.contrast").values, before, rtol=1e-4)
+        again = tp.trace(model, 2, measures="color", steps=3, out=tmp_path / "a", **QUIET)
+        assert again.sides("color.contrast") == ("estimate", "state")
+
     def test_a_measure_that_was_stopped_says_how_to_go_on(self, model, tmp_path, monkeypatch, refuses):
         monkeypatch.setattr(tracing, "CHUNK", 2)
         told = {"steps": 3, "batch": 2, "out": tmp_path / "a"}
@@ -273,6 +289,13 @@ class TestOpening:
         inside = kept.activations
         assert inside.summaries.sel(layer="mid_block", summary="magnitude").dims == ("item", "time")
         assert inside.maps.dims == ("item", "time", "layer", "row", "column")
+
+
+def test_predictions_of_what_was_not_read_are_refused(refuses):
+    run = tp.trace("digits", 2, measures="color", steps=2, **QUIET)
+    for predicted, name in ((run.predicted_emergence, "frequency"), (run.predicted_gain, "gain")):
+        with refuses(f"the trace has not read '{name}'; give measures='{name}'"):
+            predicted()
 
 
 BAD = [

@@ -17,7 +17,7 @@ from turningpoint.statistics.onset import onsets
 LOGSNR = np.linspace(-6, 8, 15)
 NAMES = (
     *(f"frequency.energy{k}" for k in range(10)),
-    *("structure.ssim", "structure.edges", "color.mean", "class", "lab.distance", "entropy"),
+    *("structure.ssim", "structure.edges", "color.mean", "class", "clip.distance", "entropy"),
     *(f"texture.{k}" for k in range(24)),
 )
 COUNTS = weights(12, 50)

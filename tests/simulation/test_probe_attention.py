@@ -180,7 +180,9 @@ def test_an_attention_without_a_choice_does_not_count():
     """As that to the one token of a class, beside the attention of pixels to each other."""
 
     def attend(x):
-        return F.scaled_dot_product_attention(x, K, V) + F.scaled_dot_product_attention(x, K[:, :, :1], V[:, :, :1])
+        return F.scaled_dot_product_attention(x, K, V) + F.scaled_dot_product_attention(
+            x, K[:, :, :1], V[:, :, :1]
+        )
 
     np.testing.assert_allclose(seen(Attending(attend), Q), entropy(SCORES), rtol=FLOAT32)
 

@@ -113,8 +113,8 @@ def asked_of_starts(folder: Path) -> Run:
     run = open_run(folder)
     if run.kind == "patch":
         raise TurningpointError(
-            f"run is {str(folder)!r}, which holds a patch; accepted for it: the commands patch, report and export, and in "
-            "Python effects."
+            f"run is {str(folder)!r}, which holds a patch; accepted for it: the commands patch, report and repeat, and "
+            "in Python effects."
         )
     return run
 

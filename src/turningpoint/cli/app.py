@@ -41,7 +41,9 @@ def no_traceback() -> Iterator[None]:
     """Turn Ctrl-C into a sentence."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes the one into the other
+        if isinstance(end, SystemExit) and end.code != 130:
+            raise
         typer.echo("\nInterrupted. What is done is kept; the same command continues.", err=True)
         sys.exit(130)
 
@@ -162,12 +164,16 @@ def print_table(title: str, columns: list[str], rows: list[list[str]], spare: Se
     for note, names in notes.items():
         if note:
             typer.echo(f"{', '.join(names)}: {note}")
+    if notes:
+        typer.echo("")
 
 
 def _wide(columns: Sequence[str], rows: Sequence[Sequence[str]], note: int = 24) -> int:
     """The width of a table whose notes are broken at ``note`` letters and nothing else is."""
     cells = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    return sum(min(w, note) if name == "note" else w for name, w in zip(columns, cells, strict=True)) + 3 * len(cells)
+    return sum(
+        min(w, note) if name == "note" else w for name, w in zip(columns, cells, strict=True)
+    ) + 3 * len(cells)
 
 
 def _without(

@@ -122,9 +122,13 @@ def patch(
     named = listed(with_) or None
     asked = measures_of(named, loaded, options)  # a mistake is told before anything is simulated
     if whole("generate", n) < 2:
-        raise TurningpointError(f"generate is {n}; accepted: at least 2, as effects are measured by how far others are.")
+        raise TurningpointError(
+            f"generate is {n}; accepted: at least 2, as effects are measured by how far others are."
+        )
     if not any(one.against == "final" for one in asked):
-        raise TurningpointError(f"--with is {with_!r}, which reads no final images; accepted: others, such as color.")
+        raise TurningpointError(
+            f"--with is {with_!r}, which reads no final images; accepted: others, such as color."
+        )
     known = None if beside is None else predictions(open_trace(beside), loaded.name, fingerprint(loaded))
     if known is not None:
         check_watched(known, [name for names in matching(trunk_of(loaded), layer, "layer") for name in names])

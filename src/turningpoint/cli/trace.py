@@ -196,7 +196,9 @@ def _check_within(within: str | None, activations: list[str] | None, measures: S
     if within is None:
         return
     if not activations:
-        raise TurningpointError(f"within is {within!r}, but no layers are named; accepted: with --activations.")
+        raise TurningpointError(
+            f"within is {within!r}, but no layers are named; accepted: with --activations."
+        )
     names = [named.partition("?")[0].rpartition(":")[2] for named in measures]
     if within.partition(".")[0] not in names:
         raise TurningpointError(

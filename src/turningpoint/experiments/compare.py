@@ -33,7 +33,7 @@ from ..tracing import Trace
 from ..trajectories import SIDES
 from .apart import activations_apart, growth_apart, growth_on, images_apart, images_shown
 from .planning import differences
-from .subjects import Shared, Subject, labelled, shared, subject
+from .subjects import Shared, Subject, described, labelled, shared, subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -263,25 +263,9 @@ def compare(
         images=_stacked((o.label, images_apart(first, o, pairs)) for o, _, pairs in rest),
         activations=_stacked((label, table) for label, table, _ in layers),
         notes=tuple(notes),
-        runs=pd.DataFrame([_about(one) for one in subjects]),
+        runs=pd.DataFrame([described(one) for one in subjects]),
         shown={o.label: seen for o, _, pairs in rest if (seen := images_shown(first, o, pairs)) is not None},
     )
-
-
-def _about(one: Subject) -> dict[str, object]:
-    """A run's line in the table of runs."""
-    known = one.logsnr[np.isfinite(one.logsnr)]
-    return {
-        "run": one.label,
-        "model": one.settings.get("model", ""),
-        "fingerprint": one.settings.get("fingerprint", ""),
-        "items": len(one.items),
-        "times": len(one.logsnr),
-        "low": float(known.min()),
-        "high": float(known.max()),
-        "folder": one.about.get("folder", ""),
-        "command": one.about.get("command", ""),
-    }
 
 
 def _subjects(
@@ -304,12 +288,17 @@ def _common(
     everywhere = [name for name in known[0] if all(name in read for read in known)]
     notes, alike = [], []
     for name in everywhere:
-        kinds = {(read[name].kind, read[name].label, read[name].unit) for read in known}
+        kinds = {(read[name].kind, read[name].label, read[name].unit, read[name].absent) for read in known}
         if len(kinds) == 1:
             alike.append(name)
         else:
-            told = " and ".join(dict.fromkeys(read[name].label for read in known))
+            labels = dict.fromkeys(read[name].label for read in known)
+            told = " and ".join(
+                labels if len(labels) > 1 else dict.fromkeys(_described(read[name]) for read in known)
+            )
             notes.append(f"{name} is left out: it is not the same in all runs ({told})")
+    if not alike and notes:
+        raise TurningpointError(f"the runs have no feature in common: {'; '.join(notes)}.")
     if not alike:
         names = "; ".join(
             f"{s.label} has {', '.join(sorted(read))}" for s, read in zip(subjects, known, strict=True)
@@ -323,6 +312,17 @@ def _common(
     if elsewhere and features is None:
         notes.append(f"not read in all runs: {', '.join(elsewhere)}")
     return [[read[name] for name in chosen] for read in known], notes
+
+
+def _described(one: Series) -> str:
+    """A reading that differs from another in more than its label.
+
+    >>> nothing = np.zeros((1, 1)), np.zeros(1)
+    >>> _described(Series("color.contrast", "contrast", "scalar", "", *nothing, absent=0.0))
+    'contrast absent at 0'
+    """
+    absent = "never absent" if one.absent is None else f"absent at {one.absent:g}"
+    return " ".join(filter(None, [one.label, one.unit and f"in {one.unit},", f"{absent}"]))
 
 
 def _range(subjects: Sequence[Subject]) -> tuple[float, float]:

@@ -175,6 +175,22 @@ def subject(run: Trace | str | Path, label: str, side: str = "estimate") -> Subj
     )
 
 
+def described(one: Subject) -> dict[str, object]:
+    """A run's line in a comparison's table of runs."""
+    known = one.logsnr[np.isfinite(one.logsnr)]
+    return {
+        "run": one.label,
+        "model": one.settings.get("model", ""),
+        "fingerprint": one.settings.get("fingerprint", ""),
+        "items": len(one.items),
+        "times": len(one.logsnr),
+        "low": float(known.min()),
+        "high": float(known.max()),
+        "folder": one.about.get("folder", ""),
+        "command": one.about.get("command", ""),
+    }
+
+
 def _told(settings: Mapping[str, Any], axes: Mapping[str, Any], items: int) -> dict[str, Any]:
     """The settings in which runs may differ, and what their items were told."""
     model = settings["model"]

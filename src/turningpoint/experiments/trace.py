@@ -133,7 +133,7 @@ def trace(
         With ``images``: the time t to which they are noised.
     sampler, steps, grid, seed, label, prompt, negative_prompt, guidance, items, first_item, noise, out, store, batch,
     device, progress, command
-        As in `uturn`.
+        As in `uturn`, without churn: with it estimates are made at more noise than the step's time has.
     told : dict, optional
         Settings for the measures that take them: ``{"ask": [...], "classifier": "efficientnet-lite0"}``.
 
@@ -195,6 +195,7 @@ def trace(
             f"out is {str(out)!r}, which holds another run; these settings differ: {', '.join(differ)}."
         )
     alongs = [along for along, _ in reading]
+    _keep_sides(run_store, alongs)
     records = _records(alongs, kept, recorded, probe)
     followed = sum(record.what in SIDES for record in records)
     item = 4 * len(recorded) * math.prod(setup.base.shape) * max(1, followed)
@@ -243,6 +244,15 @@ def _check_sampler(sampler: Sampler) -> None:
             f"churn is {churn:g}, with which the estimate at a time is made at more noise than that; accepted for a "
             "trace: 0."
         )
+
+
+def _keep_sides(store: Store, alongs: Sequence[Along]) -> None:
+    """Read a side that a measure has been read of before once more, with the new one: else it would go."""
+    for along in alongs:
+        known = store.attrs(along.group) if store.has(along.group) else {}
+        before = known.get("sides", [])
+        if all(known.get(key) == value for key, value in (along.identity() | {"sides": before}).items()):
+            along.sides = tuple(side for side in SIDES if side in {*along.sides, *before})
 
 
 def _check_undisturbed(store: Store, alongs: Sequence[Along]) -> None:

@@ -75,7 +75,8 @@ def inline(svg: str, name: str, description: str) -> str:
 
     text = svg[svg.index("<svg") :]
     text = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", text)  # equal images have equal ones, which nothing uses
+    # equal images have equal ids, to which nothing refers
+    text = re.sub(r'(<image\b[^>]*?)\s+id="[^"]*"', r"\1", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
