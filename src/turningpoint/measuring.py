@@ -76,8 +76,8 @@ class Measured(Archive):
         for one in made:
             if one.against == "state":
                 raise TurningpointError(
-                    f"measure is {one.name!r}, which compares estimates with states on the way; accepted here: measures "
-                    "of images (for this one, see trace)."
+                    f"measure is {one.name!r}, which compares estimates with states on the way; accepted here: "
+                    "measures of images (for this one, see trace)."
                 )
         for (what, _), one, own in zip(named, made, told, strict=True):
             asked, plain = what if isinstance(what, str) else one.name, _writable(own)

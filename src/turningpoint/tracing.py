@@ -87,7 +87,14 @@ class Trace(Trajectories):
         DataFrame
             A row per feature, earliest onset first: see `turningpoint.statistics.onset.onsets`; besides log-SNR the
             medians in t and native steps (``onset_t``, ``settled_native``, ...).
+
+        Raises
+        ------
+        TurningpointError
+            If ``level`` is not between 0 and 1.
         """
+        if not 0 < level < 1:
+            raise TurningpointError(f"level is {level}; accepted: between 0 and 1.")
         table = onsets(self.all_series(features, side), self.logsnr, self._bootstrap(), level)
         for column in ("onset", "settled"):
             t = [self._t_of(value) for value in table[column]]

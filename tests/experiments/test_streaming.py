@@ -60,7 +60,8 @@ def test_few_strangers_suffice_where_there_are_many_items():
 
 def test_comparisons_with_strangers_are_what_they_say_wherever_these_lie(monkeypatch):
     monkeypatch.setattr(readings, "IN_MEMORY", 1)  # nothing is kept: every stranger is looked up
-    monkeypatch.setattr("turningpoint.experiments.uturn.CHUNK", 8)
+    for module in ("uturn", "layout"):
+        monkeypatch.setattr(f"turningpoint.experiments.{module}.CHUNK", 8)
     run = tp.uturn("digits", items=40, times=[0.4], **QUICK).measure("frequency")
     group, measure = "readings/frequency", tp.measure("frequency", run.model)
     start, back = run.start.values, run.images.values[:, 0, 0]

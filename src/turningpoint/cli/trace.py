@@ -275,7 +275,10 @@ def _print_drivers(run: Trace, within: str | None, most: int = 12) -> None:
          f"{one['q']:.3g}", f"{one['family']:.3g}"]
         for one in strong.head(most).to_dict("records")
     ]  # fmt: skip
-    title = f"Layers whose activity goes with a feature's growth: {len(strong)} of {len(table)} pairs are significant"
+    tested = int(table["p"].notna().sum())
+    title = (
+        f"Layers whose activity goes with a feature's growth: {len(strong)} of {tested} pairs are significant"
+    )
     if not rows:
         typer.echo(f"{title}.")
         return

@@ -26,7 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..measures import Measure
+from ..diffusion.denoiser import Denoiser
+from ..errors import TurningpointError
+from ..measures import Measure, divided, measure, takes
 from ..simulation.store import Store
 
 SHORT = 64
@@ -35,6 +37,10 @@ ROWS = 512
 """Images that a measure reads at a time, at most."""
 BYTES = 2**25
 """Bytes of images that a measure reads at a time."""
+
+
+USUAL = ("frequency", "gain", "structure", "color", "class")
+"""What is read if nothing is named, where it applies."""
 
 
 class Along:
@@ -205,3 +211,56 @@ def read_along(
             for side in along.sides:
                 reading[along.one.name].add(side, first, images[side], images.get("state"))
     return {name: one.values for name, one in reading.items()}
+
+
+def measures_along(
+    named: Any, sides: Sequence[str], model: Denoiser, told: dict[str, Any]
+) -> list[tuple[Along, dict[str, Any]]]:
+    """Measures by name, ready to read trajectories of a model, each with what is kept of how it was asked for.
+
+    Parameters
+    ----------
+    named : measure, sequence of them, or None
+        As `turningpoint.trace` takes them; None for those of `USUAL` that apply. With ``frequency`` comes ``gain``.
+    sides : sequence of str
+        Of ``estimate`` and ``state``.
+    model : Denoiser
+        Whose trajectories they are.
+    told : mapping
+        Settings for the measures that take them.
+
+    Raises
+    ------
+    TurningpointError
+        If there is no such measure, it cannot read the model's images, or none takes a setting.
+    """
+    usual = named is None
+    listed = USUAL if usual else [named] if isinstance(named, str | Measure) or callable(named) else named
+    asked: list[Any] = []
+    for what in listed:
+        asked += what.split(",") if isinstance(what, str) and "?" not in what else [what]
+    latent = model.shape != model.decoded_shape
+    names = [what.partition("?") if isinstance(what, str) else ("", "", "") for what in asked]
+    if "gain" not in [name for name, _, _ in names] and not latent:
+        # both tell of bands: what is there, and what passes
+        asked += [f"gain{mark}{query}" for name, mark, query in names if name == "frequency"]
+    for key in told:
+        if not any(key in takes(what) for what in asked):
+            raise TurningpointError(f"{key} is given, but none of the measures takes it.")
+    found: list[tuple[Along, dict[str, Any]]] = []
+    for what in dict.fromkeys(asked):
+        own = {key: value for key, value in told.items() if key in takes(what)}
+        try:
+            known, settings = divided(what) if isinstance(what, str) else (what, {})
+            along = Along(measure(known, model, **settings | own), sides, model.decoded_shape)
+            if along.paired and latent:
+                raise TurningpointError(
+                    f"measure is {along.one.name!r}, which compares estimates with states; accepted for models whose "
+                    "states are images, not latents."
+                )
+        except TurningpointError:
+            if usual:
+                continue
+            raise
+        found.append((along, {"asked": what if isinstance(what, str) else along.one.name}))
+    return found

@@ -103,6 +103,9 @@ class Comparison:
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)
     shown: Mapping[str, tuple[Sequence[int], np.ndarray, np.ndarray]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<comparison of {', '.join(self.labels)}: {len(self.features)} features in common>"
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables by name, without the empty ones."""
         names = ("runs", "onsets", "shifts", "growth", "apart", "settings", "images", "activations")

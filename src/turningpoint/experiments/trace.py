@@ -24,7 +24,7 @@ from ..diffusion.denoiser import UNCONDITIONAL, Denoiser
 from ..diffusion.grid import Grid
 from ..diffusion.sampler import Sampler
 from ..errors import TurningpointError
-from ..measures import Measure, divided, measure, takes
+from ..measures import Measure
 from ..models.settings import whole
 from ..simulation.batches import in_batches
 from ..simulation.collect import Progress, Unit
@@ -36,7 +36,7 @@ from ..simulation.store import Store, packing
 from ..simulation.walk import FromImage, FromNoise, Record, Walk
 from ..tracing import Trace
 from ..trajectories import SIDES
-from .along import Along, read_along
+from .along import Along, measures_along, read_along
 from .generate import FROM_NOISE
 from .inside import lay_out_activations, records_of, write_activations
 from .layout import (
@@ -65,8 +65,6 @@ STEPS = 50
 """Steps of the full grid, if neither the user nor the model's authors name a number."""
 GENERATED = 64
 """Trajectories from noise, if neither their number nor images are given."""
-USUAL = ("frequency", "gain", "structure", "color", "class")
-"""What is read if nothing is named, where it applies."""
 KEPT = (*SIDES, "activations")
 """What can be kept whole."""
 IN_MEMORY = 2**29
@@ -171,11 +169,15 @@ def trace(
     times = setup.grid.times(setup.schedule)
     times = times if start is None else setup.grid.below(start, setup.schedule)
     recorded = tuple(float(t) for t in times[:-1:every])
+    if len(recorded) < 2 < len(times):
+        raise TurningpointError(
+            f"every is {every}, of {len(times) - 1} steps; accepted: at most {len(times) - 2}."
+        )
     own = None if starting is None else starting.labels
     if isinstance(label, str) and starting is None:
         raise TurningpointError(f"label is {label!r}; accepted without images: class indices, or None.")
     conditions = conditions_of(label, own, prompt, n, setup.base, negative_prompt)
-    reading, probe = _measures(measures, sides, setup.base, told or {}), _probe(setup, activations, kept)
+    reading, probe = measures_along(measures, sides, setup.base, told or {}), _probe(setup, activations, kept)
     settings = setup.settings() | {
         "store": store,
         "noise": noise_settings(noise),
@@ -295,42 +297,6 @@ def _beginning(
     (start,) = turn_times(setup.schedule, [float(from_time)])
     starting = starting_images(images, setup.base, None if items is None else whole("items", items))
     return start, starting, len(starting)
-
-
-def _measures(
-    named: Any, sides: Sequence[str], model: Denoiser, told: dict[str, Any]
-) -> list[tuple[Along, dict[str, Any]]]:
-    """The measures, each with what is kept of how it was asked for."""
-    usual = named is None
-    listed = USUAL if usual else [named] if isinstance(named, str | Measure) or callable(named) else named
-    asked: list[Any] = []
-    for what in listed:
-        asked += what.split(",") if isinstance(what, str) and "?" not in what else [what]
-    latent = model.shape != model.decoded_shape
-    names = [what.partition("?") if isinstance(what, str) else ("", "", "") for what in asked]
-    if "gain" not in [name for name, _, _ in names] and not latent:
-        # both tell of bands: what is there, and what passes
-        asked += [f"gain{mark}{query}" for name, mark, query in names if name == "frequency"]
-    for key in told:
-        if not any(key in takes(what) for what in asked):
-            raise TurningpointError(f"{key} is given, but none of the measures takes it.")
-    found: list[tuple[Along, dict[str, Any]]] = []
-    for what in dict.fromkeys(asked):
-        own = {key: value for key, value in told.items() if key in takes(what)}
-        try:
-            known, settings = divided(what) if isinstance(what, str) else (what, {})
-            along = Along(measure(known, model, **settings | own), sides, model.decoded_shape)
-            if along.paired and latent:
-                raise TurningpointError(
-                    f"measure is {along.one.name!r}, which compares estimates with states; accepted for models whose "
-                    "states are images, not latents."
-                )
-        except TurningpointError:
-            if usual:
-                continue
-            raise
-        found.append((along, {"asked": what if isinstance(what, str) else along.one.name}))
-    return found
 
 
 def _probe(setup: Setup, activations: Any, kept: Sequence[str]) -> Probe | None:

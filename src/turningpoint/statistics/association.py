@@ -97,6 +97,13 @@ class Association:
     permutations: int
     level: float
 
+    def __repr__(self) -> str:
+        tested = int(np.isfinite(self.p).sum())
+        return (
+            f"<{len(self.layers)} layers x {len(self.summaries)} summaries x {len(self.features)} features: "
+            f"{int(self.significant.sum())} of {tested} pairs are significant>"
+        )
+
     @property
     def chance(self) -> float:
         """The p-value of the whole table: that nothing goes with anything; NaN if nothing could be tested."""

@@ -74,6 +74,10 @@ class Emergence:
     curve: np.ndarray
     half: np.ndarray
 
+    def __repr__(self) -> str:
+        halves = ", ".join(f"{half:.2f}" for half in self.half[0])
+        return f"<{self.quantity} of {self.half.shape[1]} bands at {len(self.logsnr)} times: half at log-SNR {halves}>"
+
     def error(self) -> np.ndarray:
         """The standard error of half-emergence, (B,); NaN where an end of the 95 % interval is open."""
         samples = self.half[1:]
