@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 
 from ..errors import TurningpointError, one_of
-from ..experiments.trace import USUAL
+from ..experiments.along import USUAL
 from ..experiments.trace import trace as run_trace
 from ..tracing import Trace, open_trace
 from ..trajectories import SIDES

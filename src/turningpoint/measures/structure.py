@@ -321,10 +321,6 @@ def _laplacian(greys: Tensor) -> Tensor:
     return (beside + around[:, :-2, 1:-1]).add_(around[:, 2:, 1:-1]).sub_(greys, alpha=4)
 
 
-def _variance(x: Tensor) -> Tensor:
-    return (x - x.mean((1, 2), keepdim=True)).square().mean((1, 2))
-
-
 @lru_cache(maxsize=64)
 def _low(height: int, width: int, radius: float) -> Tensor:
     """How often each coefficient of half a plane (H, W // 2 + 1) counts: 2 with its conjugate, 0 if it is not low."""
